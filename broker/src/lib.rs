@@ -1,0 +1,2 @@
+//! The Riverrun broker. Modules in dependency order, from the bottom up.
+#![deny(unsafe_code)]

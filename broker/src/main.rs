@@ -1,0 +1,2 @@
+//! The `riverrun` binary.
+fn main() {}

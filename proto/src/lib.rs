@@ -1,0 +1,13 @@
+//! The wire and disk contract of Riverrun: generated gRPC types, ids, offsets, epochs, the record
+//! batch. No I/O.
+#![forbid(unsafe_code)]
+
+pub mod epoch;
+pub mod ids;
+pub mod limits;
+pub mod murmur2;
+pub mod offset;
+pub mod reason;
+pub mod record;
+pub mod rpc;
+pub mod timestamp;
