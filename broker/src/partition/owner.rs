@@ -1,0 +1,352 @@
+//! The owner of a partition's order: everything that changes it happens here, under one lock.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use riverrun_proto::{
+    epoch::LeaderEpoch,
+    ids::{TopicName, TopicPartition},
+    offset::Offset,
+    record::TimestampType,
+    timestamp::Timestamp,
+};
+
+use super::{
+    pool::{IoPool, Lane},
+    produce::{Acks, Append, ProduceError, Produced, Ticket},
+    read::ReadBudget,
+    waiters::{Waiter, Waiters},
+    watch::{ReadySet, Watch, Watchers},
+};
+use crate::{
+    clock::Clock,
+    log::{
+        AppendError, Log, LogReader, LogWork, LogWorkDone, ProducerCheck, RetentionPolicy,
+    },
+    replica::{Action, Admission, Durability, Event, Registration, Replica},
+};
+
+/// What all partitions of a broker share.
+#[derive(Debug, Clone)]
+pub struct PartitionEnv {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Threads for what blocks.
+    pub pool: IoPool,
+    /// Bytes that reads from the disk may hold.
+    pub read_budget: ReadBudget,
+    /// Bytes of batches that may be parked in front of one partition's log.
+    pub parked_bytes_max: usize,
+}
+
+/// The offsets of a partition at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionOffsets {
+    /// First offset still readable.
+    pub log_start: Offset,
+    /// First offset not committed.
+    pub high_watermark: Offset,
+    /// First offset not written.
+    pub log_end: Offset,
+    /// First offset not known to be on disk.
+    pub flushed_end: Offset,
+    /// Bytes of batches in segment files.
+    pub size_bytes: u64,
+    /// Segment files.
+    pub segments: usize,
+}
+
+/// A partition of a topic on this broker.
+pub struct Partition {
+    id: TopicPartition,
+    topic: TopicName,
+    env: PartitionEnv,
+    settings: ArcSwap<Settings>,
+    state: Mutex<State>,
+    published: Published,
+    pub(super) reader: LogReader,
+    watchers: Arc<Watchers>,
+}
+
+/// What readers see without the lock. Written under it.
+#[derive(Debug)]
+struct Published {
+    high_watermark: AtomicI64,
+    /// The leader epoch while this broker leads, else −1.
+    leads: AtomicI32,
+    closed: AtomicBool,
+}
+
+impl Partition {
+    /// A partition over its opened log. It serves nobody before it is registered
+    /// ([`Partition::register`]).
+    pub fn new(
+        id: TopicPartition,
+        topic: TopicName,
+        env: PartitionEnv,
+        settings: Settings,
+        log: Log,
+        replica: Replica,
+    ) -> Arc<Self> {
+        let reader = log.reader();
+        let published = Published {
+            high_watermark: AtomicI64::new(replica.high_watermark().get()),
+            leads: AtomicI32::new(-1),
+            closed: AtomicBool::new(false),
+        };
+        let state = State {
+            log,
+            replica,
+            waiters: Waiters::default(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            working: false,
+            flushing: false,
+            flush_wanted: false,
+            closed: false,
+        };
+        Arc::new(Self {
+            id,
+            topic,
+            env,
+            settings: ArcSwap::from_pointee(settings),
+            state: Mutex::new(state),
+            published,
+            reader,
+            watchers: Arc::default(),
+        })
+    }
+
+    /// Which partition this is.
+    pub fn id(&self) -> TopicPartition {
+        self.id
+    }
+
+    /// The name of its topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// Appends a batch, or parks it in order; its ticket is answered now or later. Never blocks.
+    pub fn produce(self: &Arc<Self>, append: Append) {
+        let now = self.env.clock.now();
+        if let Err(refused) = self.settings.load().check(&append, now) {
+            append.ticket.complete(Err(refused));
+            return;
+        }
+        self.change(|state, effects| {
+            if state.parked.is_empty() {
+                state.try_append(self, append, now, effects);
+            } else {
+                state.park(self, append, effects);
+            }
+        });
+    }
+
+    /// The metadata log registered the partition anew.
+    pub fn register(self: &Arc<Self>, registration: Registration) {
+        self.change(|state, effects| state.step(self, Event::Registered(registration), effects));
+    }
+
+    /// The topic's configuration changed.
+    pub fn reconfigure(self: &Arc<Self>, settings: Settings, log: crate::log::LogConfig) {
+        let durability = settings.durability;
+        self.settings.store(Arc::new(settings));
+        self.change(|state, effects| {
+            state.log.reconfigure(log);
+            if state.replica.durability() != durability {
+                state.step(self, Event::DurabilityChanged(durability), effects);
+            }
+        });
+    }
+
+    /// Asks for everything appended so far to be made durable, soon.
+    pub fn want_flush(self: &Arc<Self>) {
+        self.change(|state, _| state.flush_wanted = true);
+    }
+
+    /// Answers produces that waited past their deadline, and applies retention.
+    pub fn tick(self: &Arc<Self>) {
+        let (now, instant) = (self.env.clock.now(), self.env.clock.monotonic());
+        let retention = self.settings.load().retention;
+        self.change(|state, effects| {
+            for waiter in state.waiters.take_expired(instant) {
+                effects.answers.push((waiter.ticket, Err(ProduceError::TimedOut)));
+            }
+            if !state.working
+                && let Some(due) = state.log.retention_due(now, &retention)
+            {
+                state.advance_log_start(due.min(state.replica.high_watermark()), effects);
+            }
+        });
+    }
+
+    /// Deletes what lies below `before`, at most up to the high watermark; returns the log start
+    /// offset that holds now.
+    pub(super) fn delete_before(self: &Arc<Self>, before: Option<Offset>) -> Option<Offset> {
+        self.change(|state, effects| {
+            let committed = state.replica.high_watermark();
+            let before = before.unwrap_or(committed);
+            if before > committed {
+                return None;
+            }
+            state.advance_log_start(before, effects);
+            Some(state.log.log_start_offset())
+        })
+    }
+
+    /// Takes no more appends and answers whoever waits. Returns the log's last work (flush, indexes,
+    /// snapshots, checkpoint), to be run once what is under way has come back
+    /// ([`Partition::is_idle`]).
+    pub fn close(self: &Arc<Self>) {
+        self.published.closed.store(true, Ordering::Release);
+        self.change(|state, effects| {
+            state.closed = true;
+            let closing = |appended| Err(ProduceError::Closing { appended });
+            for append in state.parked.drain(..) {
+                effects.answers.push((append.ticket, closing(false)));
+            }
+            state.parked_bytes = 0;
+            for waiter in state.waiters.take_all() {
+                effects.answers.push((waiter.ticket, closing(true)));
+            }
+            effects.wake_readers = true;
+        });
+    }
+
+    /// No work of the log is under way.
+    pub fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        !state.working && !state.flushing
+    }
+
+    /// The log's last work after [`Partition::close`]; `None` while other work is under way.
+    pub fn take_closing_work(&self) -> Option<LogWork> {
+        let mut state = self.state.lock();
+        let idle = state.closed && !state.working && !state.flushing;
+        idle.then(|| state.log.start_close())
+    }
+
+    /// Where it stands.
+    pub fn offsets(&self) -> PartitionOffsets {
+        let state = self.state.lock();
+        PartitionOffsets {
+            log_start: state.log.log_start_offset(),
+            high_watermark: state.replica.high_watermark(),
+            log_end: state.log.log_end_offset(),
+            flushed_end: state.log.flushed_end_offset(),
+            size_bytes: state.log.size_bytes(),
+            segments: state.log.segment_count(),
+        }
+    }
+
+    /// Bytes appended that no flush has covered.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.state.lock().log.dirty_bytes()
+    }
+
+    /// Produces that wait and batches that are parked, for metrics.
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.waiters.len(), state.parked.len())
+    }
+
+    /// First offset not committed, without the lock.
+    pub fn high_watermark(&self) -> Offset {
+        Offset::new(self.published.high_watermark.load(Ordering::Acquire))
+            .expect("only offsets are stored")
+    }
+
+    /// The leader epoch while this broker leads.
+    pub fn leads(&self) -> Option<LeaderEpoch> {
+        LeaderEpoch::new(self.published.leads.load(Ordering::Acquire))
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.published.closed.load(Ordering::Acquire)
+    }
+
+    /// Marks `token` in `set` whenever the high watermark moves or the partition closes.
+    pub fn watch(&self, set: &Arc<ReadySet>, token: u64) -> Watch {
+        self.watchers.register(set, token)
+    }
+
+    pub(super) fn env(&self) -> &PartitionEnv {
+        &self.env
+    }
+
+    /// Looks at the protocol's state under the lock.
+    pub(super) fn with_replica<T>(&self, look: impl FnOnce(&Replica, &Log) -> T) -> T {
+        let state = self.state.lock();
+        look(&state.replica, &state.log)
+    }
+
+    /// The one way to change a partition: under the lock, then whatever follows, in order.
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
+        let mut effects = Effects::default();
+        let result = {
+            let mut state = self.state.lock();
+            let result = change(&mut state, &mut effects);
+            state.start_work(self, &mut effects);
+            result
+        };
+        if effects.wake_readers {
+            self.watchers.wake();
+        }
+        for work in effects.work {
+            let partition = Arc::clone(self);
+            self.env.pool.run(Lane::Work, move || partition.work_done(work.run()));
+        }
+        for (ticket, outcome) in effects.answers {
+            ticket.complete(outcome);
+        }
+        result
+    }
+
+    fn work_done(self: &Arc<Self>, done: LogWorkDone) {
+        let now = self.env.clock.now();
+        self.change(|state, effects| {
+            let was_flush = done.is_flush();
+            if was_flush {
+                state.flushing = false;
+            } else {
+                state.working = false;
+            }
+            match state.log.complete(done) {
+                Ok(completed) => {
+                    if let Some(flushed_end) = completed.flushed_end {
+                        state.step(self, Event::Flushed { flushed_end }, effects);
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(partition = %self.id, topic = %self.topic, %error, "log work failed");
+                }
+            }
+            if let Some(why) = state.log.failed() {
+                state.fail_all(&why, effects);
+            } else if !was_flush {
+                state.drain_parked(self, now, effects);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Partition")
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("published", &self.published)
+            .finish_non_exhaustive()
+    }
+}
