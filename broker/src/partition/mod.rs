@@ -27,6 +27,8 @@ mod produce;
 mod read;
 mod settings;
 mod waiters;
+pub mod registry;
+pub mod housekeeping;
 pub mod watch;
 
 pub use error::{FetchError, OffsetsError};
