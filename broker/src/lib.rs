@@ -1,4 +1,5 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
+pub mod io;
 pub mod replica;
