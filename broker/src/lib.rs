@@ -2,5 +2,6 @@
 #![deny(unsafe_code)]
 
 pub mod io;
+pub mod partition;
 pub mod replica;
 pub mod config;
