@@ -37,3 +37,6 @@ pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
+
+#[cfg(test)]
+mod partition_test;
