@@ -1,4 +1,6 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
+pub mod clock;
 pub mod config;
+pub mod shutdown;
