@@ -4,4 +4,6 @@
 pub mod io;
 pub mod partition;
 pub mod replica;
+pub mod clock;
 pub mod config;
+pub mod shutdown;
