@@ -1,6 +1,7 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
+pub mod metadata;
 pub mod io;
 pub mod partition;
 pub mod replica;
