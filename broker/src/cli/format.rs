@@ -379,7 +379,7 @@ mod tests {
             ("%p{hex}", "%p takes nothing in braces"),
             ("%k{rot13}", "{rot13} is none of"),
             ("%k{hex", "no closing brace"),
-            ("%T{%Q!}", "no pattern of strftime"),
+            ("%T{%!}", "no pattern of strftime"),
             ("\\q", "\\q is unknown"),
             ("%p\\", "\\ is unknown"),
             ("\\xZZ", "\\xZZ is no byte"),

@@ -17,15 +17,16 @@ use std::{borrow::Cow, fmt, str};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use riverrun_client::ConsumerRecord;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use super::{input::InputRecord, offset_spec};
-use crate::cli::offset_spec::TimeSpec;
+use super::{
+    input::InputRecord,
+    offset_spec::{self, TimeSpec},
+};
 
 /// What of a record commands show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,21 +113,6 @@ struct ReadHeader {
 struct ReadHeaders(Vec<ReadHeader>);
 
 // === impl RecordView ===
-
-impl<'a> From<&'a ConsumerRecord> for RecordView<'a> {
-    fn from(record: &'a ConsumerRecord) -> Self {
-        Self {
-            topic: record.topic(),
-            partition: record.partition(),
-            offset: record.offset(),
-            timestamp_ms: record.timestamp_ms(),
-            leader_epoch: record.leader_epoch(),
-            key: record.key(),
-            value: record.value(),
-            headers: record.headers().iter().map(|h| (h.key(), h.value())).collect(),
-        }
-    }
-}
 
 impl Serialize for RecordView<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

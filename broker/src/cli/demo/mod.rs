@@ -1,0 +1,5 @@
+//! wip
+mod machine;
+mod report;
+mod source;
+mod verify;

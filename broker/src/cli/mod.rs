@@ -1,0 +1,9 @@
+//! wip
+mod demo;
+mod error;
+mod format;
+mod input;
+mod json_record;
+mod lines;
+mod offset_spec;
+mod output;
