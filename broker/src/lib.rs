@@ -3,4 +3,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod shutdown;
+pub mod telemetry;
