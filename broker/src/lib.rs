@@ -7,4 +7,6 @@ pub mod partition;
 pub mod replica;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod shutdown;
+pub mod telemetry;

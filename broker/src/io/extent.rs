@@ -12,7 +12,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ pub(super) struct Extent {
     published: AtomicU64,
     /// A copy of [`Writer::window`] for those who only want to know.
     window: AtomicU64,
+    /// A copy of [`Writer::closed`], likewise.
+    closed: AtomicBool,
     /// Held while bytes are written, never during anything that waits for a disk's allocation.
     writer: Mutex<Writer>,
     /// Held while the file grows or shrinks, so that these do not meet; appends go on beside.
@@ -55,6 +57,7 @@ impl Extent {
         Self {
             published: AtomicU64::new(published),
             window: AtomicU64::new(published),
+            closed: AtomicBool::new(closed),
             writer: Mutex::new(Writer { window: published, closed }),
             resize: Mutex::new(()),
         }
@@ -80,9 +83,7 @@ impl Extent {
             return Err(AppendError::WindowFull { needed: end });
         }
         if let Err(error) = write(at) {
-            writer.closed = true;
-            writer.window = at;
-            self.window.store(at, Ordering::Relaxed);
+            self.set(&mut writer, at, true);
             return Err(AppendError::Io(error));
         }
         self.published.store(end, Ordering::Release);
@@ -114,8 +115,7 @@ impl Extent {
         let mut writer = self.writer.lock();
         // A write may have failed meanwhile; what was allocated goes when the file is sealed.
         if !writer.closed {
-            writer.window = to;
-            self.window.store(to, Ordering::Relaxed);
+            self.set(&mut writer, to, false);
         }
         Ok(())
     }
@@ -131,12 +131,18 @@ impl Extent {
         let published = {
             let mut writer = self.writer.lock();
             let published = self.published.load(Ordering::Relaxed);
-            writer.closed |= close;
-            writer.window = published;
-            self.window.store(published, Ordering::Relaxed);
+            let closed = writer.closed || close;
+            self.set(&mut writer, published, closed);
             published
         };
         give_back(published)
+    }
+
+    /// Ends all appends; the window is empty from now on.
+    pub(super) fn close(&self) {
+        let mut writer = self.writer.lock();
+        let published = self.published.load(Ordering::Relaxed);
+        self.set(&mut writer, published, true);
     }
 
     /// End of what readers may see.
@@ -149,9 +155,20 @@ impl Extent {
         self.window.load(Ordering::Relaxed)
     }
 
+    /// Whether no append will ever come; once true, so is it for good.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Whether `[position, position + len)` is published.
     pub(super) fn contains(&self, position: u64, len: usize) -> bool {
         position.checked_add(len as u64).is_some_and(|end| end <= self.published())
+    }
+
+    fn set(&self, writer: &mut Writer, window: u64, closed: bool) {
+        *writer = Writer { window, closed };
+        self.window.store(window, Ordering::Relaxed);
+        self.closed.store(closed, Ordering::Release);
     }
 }
 

@@ -20,9 +20,16 @@
 //! window and [`SegmentFile::try_slice`].
 
 pub mod buffers;
+#[cfg(test)]
+mod conformance;
 pub mod dir;
 mod extent;
 pub mod failure;
+pub mod file_system;
+pub mod limits;
+mod mapped_segment;
+pub mod maps;
+mod mmap;
 pub mod real;
 mod real_file;
 pub mod segment_file;
@@ -54,7 +61,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// directory is synced.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. One that is open as a segment is refused
+    /// ([`io::ErrorKind::ResourceBusy`]) where segments are mapped.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Moves a file or directory over `to`, atomically. Durable once the directory (both, if they
@@ -88,7 +96,9 @@ pub trait Disk: fmt::Debug + Send + Sync {
     ///
     /// With `Some(mode)` it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
     /// What the file has past `published` is cut off first: else a whole frame behind a torn one
-    /// could come back to life once new frames fill the gap. Nobody may hold slices of that part.
+    /// could come back to life once new frames fill the gap. While another handle may append to the
+    /// file, or slices past `published` are in use, this is refused
+    /// ([`io::ErrorKind::ResourceBusy`]) where segments are mapped.
     fn open_segment(
         &self,
         path: &Path,

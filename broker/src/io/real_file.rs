@@ -17,7 +17,7 @@ use super::{File, SyncPoint};
 const PARTS_MAX: usize = 1024;
 
 /// Zeros are written in pieces of this size where a file system cannot allocate.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open file of the real file system.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //! image proves nothing (NATS #7556: a corrupt snapshot, "orphans" cleaned up, data gone).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{
@@ -18,6 +18,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicPartition};
 use thiserror::Error;
+use tokio::sync::watch;
 
 use super::{
     owner::{Partition, PartitionEnv},
@@ -27,7 +28,7 @@ use crate::{
     config::{LogConfig as LogSettings, ProduceConfig, TopicDefaults},
     io::SyncPoint,
     log::{self, Log, LogEnv, LogError, PartitionMeta, RecoveryReport},
-    metadata::{Delta, MetadataImage, Partition as Registered, Topic},
+    metadata::{Delta, MetadataImage, MetadataOffset, Partition as Registered, Topic},
     replica::{Registration, Replica},
 };
 
@@ -54,6 +55,8 @@ pub struct RegistryEnv {
 pub struct Registry {
     env: RegistryEnv,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    /// What of the metadata log has been carried out here.
+    applied: watch::Sender<MetadataOffset>,
 }
 
 /// What opening all partitions found.
@@ -95,7 +98,11 @@ impl Registry {
         let failed_on = |source| OpenError { dir: env.dir.clone(), source };
         let mut report = OpenReport::default();
         let present = sort_out_directories(&env, image, &mut report).map_err(failed_on)?;
-        let registry = Arc::new(Self { env, partitions: RwLock::default() });
+        let registry = Arc::new(Self {
+            env,
+            partitions: RwLock::default(),
+            applied: watch::Sender::new(image.offset()),
+        });
 
         let assigned: Vec<_> = image
             .topics()
@@ -143,6 +150,17 @@ impl Registry {
             }
             Delta::TopicDeleted(topic) => self.delete(topic),
         }
+    }
+
+    /// Everything up to `offset` was applied.
+    pub fn note_applied(&self, offset: MetadataOffset) {
+        self.applied.send_replace(offset);
+    }
+
+    /// Waits until the changes up to `offset` are carried out on this broker. Cancel safe.
+    pub async fn wait_applied(&self, offset: MetadataOffset) {
+        let mut applied = self.applied.subscribe();
+        applied.wait_for(|at| *at >= offset).await.expect("the sender lives as long as self");
     }
 
     /// A partition of this broker.
@@ -282,9 +300,9 @@ fn sort_out_directories(
     env: &RegistryEnv,
     image: &MetadataImage,
     report: &mut OpenReport,
-) -> std::io::Result<std::collections::HashSet<TopicPartition>> {
+) -> std::io::Result<HashSet<TopicPartition>> {
     let disk = &env.log.disk;
-    let mut present = std::collections::HashSet::new();
+    let mut present = HashSet::new();
     for entry in disk.list(&env.dir)? {
         let path = env.dir.join(&entry.name);
         if !entry.is_dir || entry.name.ends_with(SET_ASIDE) {

@@ -73,10 +73,6 @@ impl DataDirectory {
         let lock = DirLock::acquire(root)?;
         let failure = Failure::open(Arc::clone(&disk), root);
         failure.check()?;
-        for dir in [root.join("data"), root.join("meta")] {
-            disk.create_dir(&dir).map_err(failed_on)?;
-        }
-        disk.sync_dir(root, SyncPoint::DataDir).map_err(failed_on)?;
         if let Some(parent) = root.canonicalize().map_err(failed_on)?.parent() {
             disk.sync_dir(parent, SyncPoint::DataDir).map_err(failed_on)?;
         }
@@ -84,6 +80,12 @@ impl DataDirectory {
             Self { root: root.to_owned(), disk, failure, reserve_bytes, _lock: lock };
         directory.reserve();
         Ok(directory)
+    }
+
+    /// Makes the directory of the partitions, once it is known whose data this is.
+    pub fn create_data(&self) -> io::Result<()> {
+        self.disk.create_dir(&self.data())?;
+        self.disk.sync_dir(&self.root, SyncPoint::DataDir)
     }
 
     /// Whether the last stop was a clean one; takes the marker away, durably, so that nothing
@@ -122,11 +124,6 @@ impl DataDirectory {
     /// The directory.
     pub fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// Of the metadata log.
-    pub fn meta(&self) -> PathBuf {
-        self.root.join("meta")
     }
 
     /// Of the partitions.
