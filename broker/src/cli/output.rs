@@ -70,6 +70,11 @@ impl Stdout {
         writeln!(self.0, "{line}").map_err(|e| Failure::stdout(&e))
     }
 
+    /// Bytes as they are.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).map_err(|e| Failure::stdout(&e))
+    }
+
     /// An indented JSON document.
     pub(crate) fn json(&mut self, document: &impl Serialize) -> Result<()> {
         serde_json::to_writer_pretty(&mut self.0, document)
