@@ -65,10 +65,6 @@ use super::{
     segment_file::{total, write_parts},
 };
 
-/// Addresses reserved for a file that is appended to: two segments of the default size. Costs one
-/// entry in the kernel's table of maps, no memory; a larger file gets a new map of twice its size.
-const RESERVE: u64 = 512 << 20;
-
 /// Populated in one go: bounds how long the address space is locked against new maps (about 1 ms at
 /// 3 microseconds per page).
 const POPULATE_STEP: usize = 1 << 20;
@@ -91,6 +87,8 @@ pub(super) struct MappedFile {
     map: ArcSwapOption<Map>,
     /// Start of what was populated last and not given back since: known to be in memory.
     resident_from: AtomicU64,
+    /// Addresses to reserve when a file that is appended to is mapped, in bytes.
+    reserve: u64,
     /// Set by readers, cleared by [`Maps`](super::maps::Maps) when it looks for an idle map.
     used: AtomicBool,
 }
@@ -98,12 +96,13 @@ pub(super) struct MappedFile {
 // === impl MappedFile ===
 
 impl MappedFile {
-    pub(super) fn new(file: RealFile, extent: Arc<Extent>) -> Self {
+    pub(super) fn new(file: RealFile, extent: Arc<Extent>, reserve: u64) -> Self {
         Self {
             file,
             extent,
             map: ArcSwapOption::empty(),
             resident_from: AtomicU64::new(u64::MAX),
+            reserve,
             used: AtomicBool::new(false),
         }
     }
@@ -169,7 +168,7 @@ impl MappedFile {
             self.map.store(None);
             return;
         };
-        let reserve = if to <= RESERVE { RESERVE } else { to.saturating_mul(2) };
+        let reserve = if to <= self.reserve { self.reserve } else { to.saturating_mul(2) };
         let map = Map::new(&self.file, reserve, writable, permit, self.extent.clone());
         self.map.store(map.ok().map(Arc::new));
     }
@@ -436,7 +435,3 @@ impl Drop for Map {
 fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
-
-#[cfg(test)]
-#[path = "mmap_test.rs"]
-mod tests;
