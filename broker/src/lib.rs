@@ -3,3 +3,6 @@
 
 pub mod metadata;
 pub mod io;
+pub mod clock;
+pub mod config;
+pub mod shutdown;
