@@ -1,8 +1,9 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
-pub mod metadata;
-pub mod io;
 pub mod clock;
 pub mod config;
+pub mod controller;
+pub mod io;
+pub mod metadata;
 pub mod shutdown;
