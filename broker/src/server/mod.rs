@@ -33,11 +33,8 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     controller::{
-        error::{OpenError, QuorumError},
-        local::{LocalOptions, LocalQuorum},
-        meta_properties::MetaProperties,
-        producer_ids::ProducerIds,
-        quorum::MetaQuorum,
+        Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
+        QuorumError, topics::TopicPolicy,
     },
     http::{HttpServer, Probes, Readiness},
     io::real::{MapPolicy, RealDisk},
@@ -141,7 +138,7 @@ impl Server {
             move || open_metadata(&config)
         })
         .await?;
-        register::register(&*quorum, &config, identity, grpc).await?;
+        let broker_epoch = register::register(&*quorum, &config, identity, grpc).await?;
 
         let subscription = quorum.subscribe();
         let pool = IoPool::start(io_threads(&config), io_threads(&config))
