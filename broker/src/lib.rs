@@ -1,2 +1,4 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
+
+pub mod io;
