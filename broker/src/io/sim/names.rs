@@ -98,13 +98,11 @@ impl Names {
 
     /// A kept change needs all earlier ones of the same names.
     fn with_what_they_need(&self, mut keep: Vec<bool>) -> Vec<bool> {
-        for later in (0..self.pending.len()).rev() {
-            if !keep[later] {
-                continue;
-            }
-            for earlier in 0..later {
-                if !keep[earlier] && self.pending[earlier].touches(&self.pending[later]) {
-                    keep[earlier] = true;
+        for later in (0..keep.len()).rev() {
+            let (before, from) = keep.split_at_mut(later);
+            if from[0] {
+                for (earlier, keep) in before.iter_mut().enumerate() {
+                    *keep |= self.pending[earlier].touches(&self.pending[later]);
                 }
             }
         }
