@@ -25,11 +25,18 @@ use super::{extent::Extent, mmap::MappedFile};
 /// Maps of sealed segments, unless told otherwise: at 256 MiB each, 256 GiB of hot history.
 pub const SEALED_MAX_DEFAULT: usize = 1024;
 
+/// Addresses reserved for a segment that is appended to, unless told otherwise: two of the default
+/// size. Costs an entry in the kernel's table, no memory; a longer file gets another map of twice
+/// its size.
+pub const RESERVE_DEFAULT: u64 = 512 << 20;
+
 /// All maps of one [`RealDisk`](super::real::RealDisk).
 #[derive(Debug)]
 pub(super) struct Maps {
     limit: usize,
     sealed_max: usize,
+    /// Addresses reserved for a segment that is appended to, in bytes.
+    pub(super) reserve: u64,
     live: Arc<AtomicUsize>,
     refused: AtomicU64,
     evicted: AtomicU64,
@@ -82,10 +89,11 @@ pub struct MapCounts {
 // === impl Maps ===
 
 impl Maps {
-    pub(super) fn new(limit: usize, sealed_max: usize) -> Self {
+    pub(super) fn new(limit: usize, sealed_max: usize, reserve: u64) -> Self {
         Self {
             limit,
             sealed_max: sealed_max.min(limit),
+            reserve,
             live: Arc::default(),
             refused: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
@@ -123,6 +131,7 @@ impl Maps {
         if file.map_published(permit).is_err() {
             return false;
         }
+        file.mark_used();
         self.keep_sealed(file);
         true
     }
@@ -181,16 +190,16 @@ impl Maps {
         });
     }
 
-    /// Enters a segment file that is opened for appends at the extent's end, unless that could
-    /// change bytes somebody still reads, or somebody else appends to it.
+    /// Enters a segment file that is opened for appends at the extent's end. Whoever appended to it
+    /// before cannot any more. Refused if that would change bytes somebody may still read.
     pub(super) fn enter_writer(&self, file: &fs::File, extent: &Arc<Extent>) -> io::Result<()> {
-        let busy = |other: &Extent| !other.is_closed() || other.published() > extent.published();
-        self.enter(file, extent, busy)
+        self.enter(file, extent, |other| other.supersede() > extent.published())
     }
 
-    /// Enters a segment file that is only read.
+    /// Enters a segment file that is only read. Refused if whoever appends to it has published
+    /// less, and may cut the rest.
     pub(super) fn enter_reader(&self, file: &fs::File, extent: &Arc<Extent>) -> io::Result<()> {
-        self.enter(file, extent, |_| false)
+        self.enter(file, extent, |other| other.cuts() && other.published() < extent.published())
     }
 
     fn enter(
@@ -203,10 +212,11 @@ impl Maps {
         let mut files = self.files.lock();
         let extents = files.open.entry(id).or_default();
         extents.retain(|other| other.strong_count() > 0);
-        if extents.iter().filter_map(Weak::upgrade).any(|other| busy(&other)) {
+        // All of them, not the first only: each is superseded by being asked.
+        if extents.iter().filter_map(Weak::upgrade).filter(|other| busy(other)).count() > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                "the segment file is being appended to, or slices of it past that point are in use",
+                "the segment file is in use, with another published end",
             ));
         }
         extents.push(Arc::downgrade(extent));
@@ -229,6 +239,11 @@ impl Maps {
             ));
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn files_remembered(&self) -> usize {
+        self.files.lock().open.len()
     }
 
     pub(super) fn counts(&self) -> MapCounts {
