@@ -215,7 +215,7 @@ impl Dump {
             let mut json = serde_json::to_value(&view).map_err(|e| e.to_string())?;
             if let Some(record) = json.as_object_mut() {
                 // The files do not name them, and the batch says it once for all.
-                ["topic", "partition", "leader_epoch"].map(|name| record.remove(name));
+                record.retain(|name, _| !matches!(name.as_str(), "topic" | "partition" | "leader_epoch"));
             }
             Ok(json)
         });

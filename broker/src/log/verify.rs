@@ -279,3 +279,7 @@ impl Verifier<'_> {
         self.verified.start = there.max(from);
     }
 }
+
+#[cfg(test)]
+#[path = "verify_test.rs"]
+mod tests;
