@@ -2,3 +2,4 @@
 #![deny(unsafe_code)]
 
 pub mod io;
+pub mod log;
