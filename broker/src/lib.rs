@@ -15,3 +15,4 @@ pub mod partition;
 pub mod controller;
 
 pub mod http;
+pub mod log;
