@@ -7,6 +7,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub mod io;
+pub mod log;
 pub mod metadata;
 pub mod replica;
 
