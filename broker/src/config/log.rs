@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{section::section, units::ByteSize};
 
 section! {
-    /// How segments are written, flushed and cleaned. What a topic may override is in [topic].
+    /// How segments are written, flushed and cleaned. What a topic may override is in `[topic]`.
     pub struct LogConfig in "log";
 
     /// Bytes between two entries of a segment's offset and time indexes. A lookup scans at most
