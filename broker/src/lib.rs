@@ -1,4 +1,12 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
+pub mod metadata;
+pub mod io;
+pub mod partition;
 pub mod replica;
+pub mod clock;
+pub mod config;
+pub mod http;
+pub mod shutdown;
+pub mod telemetry;

@@ -27,6 +27,8 @@ mod produce;
 mod read;
 mod settings;
 mod waiters;
+pub mod registry;
+pub mod housekeeping;
 pub mod watch;
 
 pub use error::{FetchError, OffsetsError};
@@ -35,3 +37,6 @@ pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
+
+#[cfg(test)]
+mod partition_test;

@@ -15,6 +15,7 @@ use super::{
     waiters::{Waiter, Waiters},
 };
 use crate::{
+    clock::Instant,
     log::{AppendError, Log, LogWork, ProducerCheck},
     replica::{Action, Admission, Durability, Event, Replica},
 };
@@ -275,7 +276,7 @@ impl State {
     }
 
     /// Starts what the log wants done and what acks wait for.
-    pub(super) fn start_work(&mut self, partition: &Partition, effects: &mut Effects) {
+    pub(super) fn start_work(&mut self, effects: &mut Effects) {
         if self.closed {
             return;
         }
@@ -293,7 +294,38 @@ impl State {
                 effects.work.push(flush);
             }
         }
-        let _ = partition;
+    }
+
+    /// Answers whoever waited past the deadline: parked batches were never written.
+    pub(super) fn expire(&mut self, now: Instant, effects: &mut Effects) {
+        for waiter in self.waiters.take_expired(now) {
+            let timed_out = ProduceError::TimedOut { appended: true };
+            effects.answers.push((waiter.ticket, Err(timed_out)));
+        }
+        if self.parked.iter().any(|append| append.deadline <= now) {
+            let (expired, kept): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut self.parked).into_iter().partition(|a| a.deadline <= now);
+            self.parked = kept;
+            for append in expired {
+                self.parked_bytes -= append.batch.bytes().len();
+                let timed_out = ProduceError::TimedOut { appended: false };
+                effects.answers.push((append.ticket, Err(timed_out)));
+            }
+        }
+    }
+
+    /// No more appends; whoever waits is told.
+    pub(super) fn close(&mut self, effects: &mut Effects) {
+        self.closed = true;
+        let closing = |appended| Err(ProduceError::Closing { appended });
+        for append in self.parked.drain(..) {
+            effects.answers.push((append.ticket, closing(false)));
+        }
+        self.parked_bytes = 0;
+        for waiter in self.waiters.take_all() {
+            effects.answers.push((waiter.ticket, closing(true)));
+        }
+        effects.wake_readers = true;
     }
 
     /// The directory failed: what waits can never be acknowledged here.

@@ -5,13 +5,13 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use riverrun_proto::{
     epoch::LeaderEpoch,
     ids::{TopicName, TopicPartition},
@@ -72,6 +72,8 @@ pub struct Partition {
     env: PartitionEnv,
     settings: ArcSwap<Settings>,
     state: Mutex<State>,
+    /// Told when no work of the log is under way.
+    idle: Condvar,
     published: Published,
     pub(super) reader: LogReader,
     watchers: Arc<Watchers>,
@@ -84,6 +86,10 @@ struct Published {
     /// The leader epoch while this broker leads, else −1.
     leads: AtomicI32,
     closed: AtomicBool,
+    /// Produces wait for their acks.
+    waiters: AtomicBool,
+    /// Bytes appended that no flush has covered.
+    dirty_bytes: AtomicU64,
 }
 
 impl Partition {
@@ -102,6 +108,8 @@ impl Partition {
             high_watermark: AtomicI64::new(replica.high_watermark().get()),
             leads: AtomicI32::new(-1),
             closed: AtomicBool::new(false),
+            waiters: AtomicBool::new(false),
+            dirty_bytes: AtomicU64::new(0),
         };
         let state = State {
             log,
@@ -120,6 +128,7 @@ impl Partition {
             env,
             settings: ArcSwap::from_pointee(settings),
             state: Mutex::new(state),
+            idle: Condvar::new(),
             published,
             reader,
             watchers: Arc::default(),
@@ -174,17 +183,17 @@ impl Partition {
         self.change(|state, _| state.flush_wanted = true);
     }
 
-    /// Answers produces that waited past their deadline, and applies retention.
-    pub fn tick(self: &Arc<Self>) {
-        let (now, instant) = (self.env.clock.now(), self.env.clock.monotonic());
+    /// Answers produces that waited past their deadline.
+    pub fn expire(self: &Arc<Self>, now: Instant) {
+        self.change(|state, effects| state.expire(now, effects));
+    }
+
+    /// Deletes what retention no longer keeps, in the background.
+    pub fn apply_retention(self: &Arc<Self>) {
+        let now = self.env.clock.now();
         let retention = self.settings.load().retention;
         self.change(|state, effects| {
-            for waiter in state.waiters.take_expired(instant) {
-                effects.answers.push((waiter.ticket, Err(ProduceError::TimedOut)));
-            }
-            if !state.working
-                && let Some(due) = state.log.retention_due(now, &retention)
-            {
+            if let Some(due) = state.log.retention_due(now, &retention) {
                 state.advance_log_start(due.min(state.replica.high_watermark()), effects);
             }
         });
@@ -204,36 +213,28 @@ impl Partition {
         })
     }
 
-    /// Takes no more appends and answers whoever waits. Returns the log's last work (flush, indexes,
-    /// snapshots, checkpoint), to be run once what is under way has come back
-    /// ([`Partition::is_idle`]).
+    /// Takes no more appends and answers whoever waits. Reads end, too.
     pub fn close(self: &Arc<Self>) {
         self.published.closed.store(true, Ordering::Release);
-        self.change(|state, effects| {
-            state.closed = true;
-            let closing = |appended| Err(ProduceError::Closing { appended });
-            for append in state.parked.drain(..) {
-                effects.answers.push((append.ticket, closing(false)));
-            }
-            state.parked_bytes = 0;
-            for waiter in state.waiters.take_all() {
-                effects.answers.push((waiter.ticket, closing(true)));
-            }
-            effects.wake_readers = true;
-        });
+        self.change(State::close);
     }
 
-    /// No work of the log is under way.
-    pub fn is_idle(&self) -> bool {
-        let state = self.state.lock();
-        !state.working && !state.flushing
-    }
-
-    /// The log's last work after [`Partition::close`]; `None` while other work is under way.
-    pub fn take_closing_work(&self) -> Option<LogWork> {
+    /// Waits until no work of the log is under way. Blocks; only after [`Partition::close`], which
+    /// keeps new work from starting.
+    pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();
-        let idle = state.closed && !state.working && !state.flushing;
-        idle.then(|| state.log.start_close())
+        while state.working || state.flushing {
+            self.idle.wait(&mut state);
+        }
+    }
+
+    /// Writes down what makes the next start a quick one: flush, indexes, snapshots, checkpoint.
+    /// Blocks; only after [`Partition::close`].
+    pub(super) fn finish(&self) -> Result<(), LogError> {
+        self.wait_idle();
+        let work = self.state.lock().log.start_close();
+        let done = work.run();
+        self.state.lock().log.complete(done).map(|_| ())
     }
 
     /// Where it stands.
@@ -251,7 +252,12 @@ impl Partition {
 
     /// Bytes appended that no flush has covered.
     pub fn dirty_bytes(&self) -> u64 {
-        self.state.lock().log.dirty_bytes()
+        self.published.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether produces wait: for a look without the lock.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.published.waiters.load(Ordering::Relaxed)
     }
 
     /// Produces that wait and batches that are parked, for metrics.
@@ -297,7 +303,13 @@ impl Partition {
         let result = {
             let mut state = self.state.lock();
             let result = change(&mut state, &mut effects);
-            state.start_work(self, &mut effects);
+            state.start_work(&mut effects);
+            let waits = state.waiters.len() > 0 || !state.parked.is_empty();
+            self.published.waiters.store(waits, Ordering::Relaxed);
+            self.published.dirty_bytes.store(state.log.dirty_bytes(), Ordering::Relaxed);
+            if !state.working && !state.flushing {
+                self.idle.notify_all();
+            }
             result
         };
         if effects.wake_readers {

@@ -145,9 +145,12 @@ pub enum ProduceError {
     /// The offset space or a segment cannot take it.
     #[error("the batch cannot be stored: {0}")]
     Unstorable(String),
-    /// It was appended, but did not become as durable as asked within the time allowed.
-    #[error("appended, but not acknowledged by replicas and disk in time; it may yet commit")]
-    TimedOut,
+    /// It did not become as durable as asked within the time allowed.
+    #[error("{}", timed_out(*.appended))]
+    TimedOut {
+        /// It had been appended: it may yet commit.
+        appended: bool,
+    },
     /// The disk is full. Nothing was written; writes are taken again once there is room.
     #[error("the disk is full: free space or lower retention; reads go on")]
     StorageFull,
@@ -177,12 +180,20 @@ fn hint(leader: Option<BrokerId>) -> String {
     leader.map_or_else(|| "; nobody does now".to_owned(), |id| format!("; broker {id} does"))
 }
 
+fn timed_out(appended: bool) -> &'static str {
+    if appended {
+        "appended, but not acknowledged by replicas and disk in time; it may yet commit"
+    } else {
+        "not written: the partition's disk was not ready in time"
+    }
+}
+
 impl ProduceError {
     /// Nothing was written, and nothing will appear later.
     pub fn is_definite(&self) -> bool {
         match self {
-            Self::TimedOut => false,
-            Self::NotLeader { appended, .. }
+            Self::TimedOut { appended }
+            | Self::NotLeader { appended, .. }
             | Self::StorageFailed { appended, .. }
             | Self::Closing { appended } => !appended,
             Self::FencedLeaderEpoch { .. }

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use riverrun_proto::{record::TimestampType, timestamp::Timestamp};
+use riverrun_proto::timestamp::Timestamp;
 
-use super::produce::{Append, ProduceError};
-use crate::{log::RetentionPolicy, replica::Durability};
+use super::{
+    produce::{Append, ProduceError},
+    registry::RegistryEnv,
+};
+use crate::{
+    config::{self, TimestampType, TopicOverrides},
+    io::WriteMode,
+    log::{LogConfig, RetentionPolicy},
+    metadata::Topic,
+    replica::Durability,
+};
 
 /// What a topic's configuration means to one of its partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +34,42 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// What `topic`'s overrides and the broker's defaults come to, for the partition and for its log.
+    pub(super) fn of_topic(topic: &Topic, env: &RegistryEnv) -> (Self, LogConfig) {
+        let overrides = TopicOverrides::from_stored(&topic.configs).unwrap_or_else(|problems| {
+            // Written by another version. The data must stay readable, so the defaults have to do.
+            tracing::error!(topic = %topic.name, %problems, "stored topic configuration not understood, using the broker's defaults");
+            TopicOverrides::default()
+        });
+        let replicas = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
+        let config = overrides.resolve(&env.topic_defaults, replicas);
+        let (durability, write_mode) = match config.durability {
+            config::Durability::Disk => (Durability::Disk, WriteMode::Write),
+            config::Durability::Memory => (Durability::Memory, WriteMode::Map),
+        };
+        let settings = Self {
+            max_message_bytes: usize::try_from(config.max_message_bytes.get())
+                .unwrap_or(usize::MAX),
+            durability,
+            timestamp_type: config.timestamp_type,
+            timestamp_before_max: config.timestamp_before_max,
+            timestamp_after_max: config.timestamp_after_max,
+            retention: RetentionPolicy {
+                age: config.retention,
+                bytes: config.retention_bytes.map(config::ByteSize::get),
+            },
+        };
+        let log = LogConfig {
+            segment_bytes: config.segment_bytes.get(),
+            segment_age: config.segment_age,
+            write_mode,
+            ..LogConfig::default()
+        };
+        (settings, log)
+    }
+
     /// What can be said of a batch without looking at the partition.
-    fn check(&self, append: &Append, now: Timestamp) -> Result<(), ProduceError> {
+    pub(super) fn check(&self, append: &Append, now: Timestamp) -> Result<(), ProduceError> {
         let bytes = append.batch.bytes().len();
         if bytes > self.max_message_bytes {
             return Err(ProduceError::TooLarge { bytes, max: self.max_message_bytes });

@@ -1,0 +1,123 @@
+//! Every sync the broker makes, by name, each with what would be lost without it.
+//!
+//! A sync is the most expensive call we make and the easiest to forget: nothing shows that one is
+//! missing until the power goes. So each has a name here. [`SimDisk`](super::sim::SimDisk) can leave
+//! one name out, and a test that walks through [`SyncPoint::ALL`] shows that some test then turns
+//! red; a sync that nobody misses has no place here.
+
+macro_rules! sync_points {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Where a sync happens. The doc of a variant says what a power loss takes without it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum SyncPoint {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl SyncPoint {
+            /// All of them, in the order of this file.
+            pub const ALL: &'static [SyncPoint] = &[$(SyncPoint::$name,)+];
+        }
+    };
+}
+
+sync_points! {
+    /// File: a segment, after its header is written and before its name is made durable. Without
+    /// it a segment can be found whose header is zeros or torn: salt and base offset are unknown,
+    /// so every frame in it is unreadable although later group commits synced them.
+    SegmentHeader,
+    /// Directory: the partition's, after a segment file was created. Without it the file, with
+    /// every acked frame in it, may have no name after a power loss.
+    SegmentCreatedDir,
+    /// File: the group commit of the active segment. Without it `durability = disk` acks records
+    /// that only the page cache holds.
+    SegmentData,
+    /// File: a segment when it is sealed, before the next one takes appends. Without it the
+    /// recovery point may move past bytes that are not on the disk, or a hole stays between two
+    /// segments that are both otherwise intact.
+    SegmentSealed,
+    /// File: what recovery kept of the last segment, before it is served. Without it a read (or an
+    /// ack of a follower) may show records which the next power loss takes away.
+    SegmentRecovered,
+    /// Directory: the partition's, after segments were removed or set aside. Without it they come
+    /// back: records below the log start offset reappear, or a truncated suffix does.
+    SegmentRemovedDir,
+    /// File: an offset or time index, before its segment counts as cleanly sealed. Without it an
+    /// index of zeros or of half its entries is believed.
+    IndexFile,
+    /// File: a snapshot of the producers' state, before the recovery point passes it. Without it
+    /// sequence numbers are forgotten and a retry is appended twice.
+    ProducerSnapshot,
+    /// Directory: the partition's, after a producer snapshot got its name; as
+    /// [`SyncPoint::ProducerSnapshot`].
+    ProducerSnapshotDir,
+    /// File: the history of leader epochs (temporary file, before the rename). Without it the
+    /// history may be an empty file under its final name.
+    LeaderEpochs,
+    /// Directory: after the rename of the leader-epoch history. Without it the old history returns
+    /// and a divergence is looked for in the wrong epoch.
+    LeaderEpochsDir,
+    /// File: a checkpoint of offsets (temporary file, before the rename). Without it the rename may
+    /// be durable before the content is: an empty checkpoint, so no log start offset.
+    Checkpoint,
+    /// Directory: after the rename of a checkpoint. Without it the old one returns: records that
+    /// were deleted on request are back, recovery starts too early.
+    CheckpointDir,
+    /// File: `partition.meta` (topic id, name, partition), before the partition takes an append.
+    /// Without it a directory full of records belongs to nobody.
+    PartitionMeta,
+    /// Directory: the partition's own, after `partition.meta` got its name; as
+    /// [`SyncPoint::PartitionMeta`].
+    PartitionMetaDir,
+    /// Directory: the data directory, after a partition's directory was created. Without it a whole
+    /// partition has no name after a power loss.
+    PartitionDir,
+    /// Directory: the data directory, after a partition's directory was removed or renamed. Without
+    /// it a deleted partition is back.
+    PartitionRemovedDir,
+    /// File: `meta.properties` (cluster, node, directory id). Without it a broker may start as a
+    /// stranger on its own data.
+    MetaProperties,
+    /// Directory: the data directory and its parents, after they or the files that name them were
+    /// created. Without it the data directory itself may be gone.
+    DataDir,
+    /// File: the marker of a clean stop, written last. Without it an empty marker is believed, or
+    /// none found and everything is scanned.
+    CleanMarker,
+    /// Directory: after the clean marker got its name; as [`SyncPoint::CleanMarker`].
+    CleanMarkerDir,
+    /// Directory: after the clean marker was removed at the start, before the first append. Without
+    /// it the marker survives a power loss and a torn tail is taken for a clean one.
+    CleanMarkerRemoved,
+    /// File: the mark of a failed log directory. Without it a restart trusts a page cache that has
+    /// already lied (best effort: the disk is failing).
+    FailureMark,
+    /// Directory: after the mark of a failed log directory got its name; as
+    /// [`SyncPoint::FailureMark`].
+    FailureMarkDir,
+    /// File: the metadata log, before a command counts as committed. Without it topics and producer
+    /// id blocks that were acknowledged are gone, and an id is given out twice.
+    MetaWal,
+    /// Directory: after a file of the metadata log was created, renamed or removed. Without it
+    /// committed commands may have no file.
+    MetaWalDir,
+    /// File: a snapshot of the metadata image (temporary file, before the rename). Without it the
+    /// log may be cut behind a snapshot that is empty.
+    MetaSnapshot,
+    /// Directory: after the rename of a metadata snapshot, before the log behind it is cut.
+    MetaSnapshotDir,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_names_are_there_once() {
+        let mut seen = std::collections::BTreeSet::new();
+        for point in SyncPoint::ALL {
+            assert!(seen.insert(*point), "{point:?} stands there twice");
+        }
+        assert_eq!(seen.first(), Some(&SyncPoint::SegmentHeader));
+    }
+}

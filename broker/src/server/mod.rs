@@ -1,0 +1,264 @@
+//! A running broker: what is started in which order, and stopped in which.
+//!
+//! ```text
+//!   start: lock the directory → metadata log → register (a new leader epoch for every partition)
+//!          → take the clean marker → open the partitions → follow the metadata → serve
+//!   stop:  not ready → drain streams and calls → close the ports → close the partitions
+//!          → metadata log → clean marker → unlock
+//! ```
+
+mod data_directory;
+mod embedded;
+mod metadata_follower;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use riverrun_proto::ids::{BrokerId, IncarnationId};
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+pub use data_directory::{DataDirectory, DataDirectoryError};
+pub use embedded::{Embedded, EmbeddedBuilder};
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Config,
+    controller::{
+        error::{OpenError, QuorumError},
+        local::{LocalOptions, LocalQuorum},
+        meta_properties::MetaProperties,
+        producer_ids::ProducerIds,
+        quorum::MetaQuorum,
+    },
+    http::{HttpServer, Probes, Readiness},
+    io::real::{MapPolicy, RealDisk},
+    log::LogEnv,
+    metadata::{
+        Command, Endpoint, FeatureLevel, FeatureRange,
+        command::{RegisterBroker, SetFeatureLevel},
+    },
+    partition::{
+        IoPool, PartitionEnv, ReadBudget,
+        housekeeping::{EXPIRY_INTERVAL, Housekeeping},
+        registry::{OpenReport, Registry, RegistryEnv},
+    },
+    service::{self, ServiceEnv},
+    shutdown::Shutdown,
+    telemetry::{
+        Bounds, DiskSample, PartitionSample, Registry as Metrics, StorageMetrics, Usage,
+        register_application, register_partitions,
+    },
+};
+
+/// Time that parts have to end once they were told to, past the drain.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A broker that serves. Dropped without [`Server::stop`], it leaves everything as a killed process
+/// would: safe, and slower to start again.
+#[derive(Debug)]
+pub struct Server {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    drain: Duration,
+    parts: Parts,
+    report: OpenReport,
+}
+
+/// What has to be stopped in order.
+#[derive(Debug)]
+struct Parts {
+    shutdown: Shutdown,
+    directory: Arc<DataDirectory>,
+    quorum: Arc<LocalQuorum>,
+    registry: Arc<Registry>,
+    pool: IoPool,
+}
+
+/// Why a broker does not start. Nothing was changed but what an interrupted start may change.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DataDirectoryError),
+    /// The metadata log cannot be used.
+    #[error(transparent)]
+    Metadata(#[from] OpenError),
+    /// The broker could not register with its own metadata log.
+    #[error("registering with the metadata log failed: {0}")]
+    Register(#[from] QuorumError),
+    /// The partitions' directory cannot be read.
+    #[error(transparent)]
+    Partitions(#[from] crate::partition::registry::OpenError),
+    /// A port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The configuration key that says so.
+        key: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Threads, sockets, the clean marker.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// Everything was written down: the next start is a quick one.
+    pub clean: bool,
+    /// What still ran when its time was over, if anything.
+    pub cut_off: Option<String>,
+}
+
+impl Server {
+    /// Starts a broker and returns once it serves. `config` was checked ([`Config::check`]).
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let started = clock.monotonic();
+        // Ports first: a taken one must not cost a recovery.
+        let listener = TcpListener::bind(config.network.grpc_listen).await.map_err(|source| {
+            StartError::Listen {
+                address: config.network.grpc_listen,
+                key: "network.grpc.listen",
+                source,
+            }
+        })?;
+        let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
+        let metrics = Metrics::new();
+        let shutdown = Shutdown::new();
+
+        let (directory, quorum, identity) = blocking({
+            let config = config.clone();
+            move || open_metadata(&config)
+        })
+        .await?;
+        register(&*quorum, &config, identity, grpc).await?;
+
+        let subscription = quorum.subscribe();
+        let pool = IoPool::start(io_threads(&config), io_threads(&config))
+            .map_err(io_error("starting the I/O threads"))?;
+        let budget = config.broker.memory_budget_bytes();
+        let read_budget =
+            ReadBudget::new(clamp_u32(budget.percent(config.fetch.cold_read_percent).get()));
+        let admission_bytes = budget.percent(config.produce.admission_percent).get();
+        let (registry, report) = blocking({
+            let env = RegistryEnv {
+                me: identity.node,
+                dir: directory.data(),
+                log: LogEnv::new(
+                    Arc::clone(directory.disk()),
+                    directory.failure().clone(),
+                    rand::random(),
+                ),
+                partition: PartitionEnv {
+                    clock: Arc::clone(&clock),
+                    pool: pool.clone(),
+                    read_budget: read_budget.clone(),
+                    parked_bytes_max: usize::try_from(admission_bytes / 4).unwrap_or(usize::MAX),
+                },
+                topic_defaults: config.topic.clone(),
+                log_settings: config.log.clone(),
+                produce_settings: config.produce.clone(),
+            };
+            let directory = Arc::clone(&directory);
+            let image = Arc::clone(subscription.start());
+            move || {
+                directory.create_data().map_err(io_error("making the partitions' directory"))?;
+                let clean =
+                    directory.take_clean_marker().map_err(io_error("taking the clean marker"))?;
+                Ok(Registry::open(env, &image, clean)?)
+            }
+        })
+        .await?;
+        report_opening(&report);
+
+        tokio::spawn(metadata_follower::follow(
+            subscription,
+            Arc::clone(&registry),
+            shutdown.register("metadata follower"),
+        ));
+        start_housekeeping(&registry, &clock, &config, &shutdown)?;
+        let parts = Parts { shutdown, directory, quorum, registry, pool };
+        let bounds = Bounds::register(&metrics);
+        parts.watch(&metrics, &bounds, &config, started, Arc::clone(&clock), read_budget);
+
+        let http = HttpServer::bind(&config.network, Probes::new(metrics.clone(), parts.readiness()))
+            .await
+            .map_err(|source| StartError::Listen {
+                address: config.network.http_listen,
+                key: "network.http.listen",
+                source,
+            })?;
+        let http_address = http.local_addr();
+        tokio::spawn(http.serve(parts.shutdown.clone()));
+
+        let quorum: Arc<dyn MetaQuorum> = Arc::clone(&parts.quorum) as Arc<dyn MetaQuorum>;
+        let service = ServiceEnv::new(
+            &config,
+            identity,
+            Arc::clone(&parts.registry),
+            Arc::clone(&quorum),
+            ProducerIds::new(quorum, identity.node),
+            clock,
+            admission_bytes,
+            &metrics,
+            &bounds,
+            parts.shutdown.clone(),
+        );
+        tokio::spawn(service::serve(listener, service));
+        Ok(Self {
+            grpc,
+            http: http_address,
+            drain: config.broker.shutdown_drain_ms,
+            parts,
+            report,
+        })
+    }
+
+    /// Where clients connect.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where metrics and health are.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// What opening the partitions found.
+    pub fn open_report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Finishes what is in flight, writes everything down, and ends.
+    pub async fn stop(self) -> Stopped {
+        let Parts { shutdown, directory, quorum, registry, pool } = self.parts;
+        shutdown.begin_drain();
+        // Ports and housekeeping end when told to stop; whoever serves clients ends by itself.
+        let _ = tokio::time::timeout(self.drain, service::drained(&shutdown)).await;
+        shutdown.stop();
+        quorum.shutdown().await;
+        let cut_off = shutdown.finished(STOP_GRACE).await.err().map(|still| still.to_string());
+        let closed = blocking_plain(move || {
+            directory.release_reserve();
+            let clean = registry.close() && directory.mark_clean().is_ok();
+            pool.close();
+            clean
+        });
+        Stopped { clean: closed.await, cut_off }
+    }
+}
