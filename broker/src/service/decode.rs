@@ -27,7 +27,7 @@ const SLICE_BYTES_MAX: usize = 1024 * 1024;
 /// Field tags, lengths and the offset around one record of an answer, at most.
 const RECORD_ENVELOPE_BYTES: usize = 24;
 
-/// The right to decompress, shared by the whole broker.
+/// The right to compute for long (compress, decompress), shared by the whole broker.
 #[derive(Debug, Clone)]
 pub(super) struct Decoder {
     jobs: Arc<Semaphore>,
@@ -72,19 +72,29 @@ impl Decoder {
         next_offset: Offset,
         max_bytes: usize,
     ) -> Result<Decoded, Failure> {
-        let work = move || decode(&batches, from, next_offset, max_bytes);
-        if batches_are_plain(&batches) {
-            return Ok(work()?);
+        let heavy = !batches_are_plain(&batches);
+        let decoded =
+            self.compute(heavy, move || decode(&batches, from, next_offset, max_bytes)).await?;
+        Ok(decoded?)
+    }
+
+    /// Runs `work` here, or, if it is `heavy`, on a thread that may compute for long, when it is
+    /// its turn.
+    pub(super) async fn compute<T: Send + 'static>(
+        &self,
+        heavy: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        if !heavy {
+            return Ok(work());
         }
         let job = Arc::clone(&self.jobs).acquire_owned().await.expect("never closed");
         let done = tokio::task::spawn_blocking(move || {
             let _job = job;
             work()
         });
-        match done.await {
-            Ok(decoded) => Ok(decoded?),
-            Err(_) => Err(Failure::draining()),
-        }
+        // It does not panic and is not aborted: only the end of the runtime leaves it undone.
+        done.await.map_err(|_| Failure::draining())
     }
 }
 

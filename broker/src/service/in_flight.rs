@@ -159,7 +159,7 @@ mod tests {
     fn outcomes_come_in_order_and_wake_once_written() {
         let queue = Arc::new(AckQueue::default());
         for tag in 0..3 {
-            queue.complete(tag, Err(ProduceError::TimedOut));
+            queue.complete(tag, Err(ProduceError::StorageFull));
         }
         assert!(queue.ready().now_or_never().is_some(), "woken before it waited");
         let mut taken = Vec::new();

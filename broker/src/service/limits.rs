@@ -84,7 +84,7 @@ impl Limits {
             unary_bytes_max: 1024 * 1024,
             fetch_memory_bytes: memory.percent(fetch.memory_percent).as_usize(),
             response_bytes_max: fetch.max_bytes.as_usize(),
-            credit_bytes_max: fetch.stream_credit_bytes_max.as_u64(),
+            credit_bytes_max: fetch.stream_credit_bytes_max.get(),
             fetch_partitions_max: fetch.partitions_max as usize,
             fetch_waiters_max: fetch.waiters_max as usize,
             fetch_wait_max: fetch.max_wait_ms,
@@ -98,6 +98,14 @@ impl Limits {
             partitions_per_request_max: 10_000,
             control_request_bytes_max: 1024 * 1024,
             data_request_bytes_max: GRPC_DECODE_BYTES_MAX,
+        }
+    }
+
+    /// How long to wait for replicas and disk, where the client asked for `asked`.
+    pub(super) fn ack_timeout_for(&self, asked: Option<Duration>) -> Duration {
+        match asked {
+            None | Some(Duration::ZERO) => self.ack_timeout,
+            Some(asked) => asked.min(self.ack_timeout_max),
         }
     }
 }

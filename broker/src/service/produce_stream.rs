@@ -17,6 +17,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -29,6 +30,7 @@ use riverrun_proto::{
     limits::{PACK_TARGET_BYTES, PRODUCER_BATCHES_REMEMBERED},
     rpc::v1,
 };
+use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -93,6 +95,8 @@ struct ProduceStream {
     refused: Vec<v1::ProduceStreamAck>,
     traffic: HashMap<TopicId, TopicTraffic>,
     reading: Reading,
+    /// Ends [`Reading::Draining`].
+    drain_over: Option<Pin<Box<Sleep>>>,
     stalled: bool,
     /// Why the stream ends once all is answered.
     failure: Option<Failure>,
@@ -146,6 +150,7 @@ impl ProduceStream {
             refused: Vec::new(),
             traffic: HashMap::new(),
             reading: Reading::Yes,
+            drain_over: None,
             stalled: false,
             failure: None,
         }
@@ -180,6 +185,7 @@ impl ProduceStream {
                 Woken::Request(request) => self.take_request(request),
                 Woken::Drain => {
                     self.reading = Reading::Draining;
+                    self.drain_over = Some(Box::pin(sleep(self.core.limits.drain_read_wait)));
                     let control = v1::StreamControl { reconnect: true, throttle: None };
                     return Some(Ok(Response::Control(control)));
                 }
@@ -190,7 +196,12 @@ impl ProduceStream {
 
     async fn wait(&mut self) -> Woken {
         let may_read = self.may_read();
-        let draining = self.reading == Reading::Draining;
+        let drain_over = async {
+            match &mut self.drain_over {
+                Some(timer) => timer.await,
+                None => std::future::pending().await,
+            }
+        };
         let admission = async {
             match &mut self.admission {
                 Some(admission) => admission.await,
@@ -203,9 +214,7 @@ impl ProduceStream {
             permit = admission => Woken::Admitted(permit),
             () = self.core.shutdown.draining(), if self.reading == Reading::Yes => Woken::Drain,
             request = self.requests.message(), if may_read => Woken::Request(request),
-            () = tokio::time::sleep(self.core.limits.drain_read_wait), if draining => {
-                Woken::DrainOver
-            }
+            () = drain_over, if self.reading == Reading::Draining => Woken::DrainOver,
         }
     }
 
@@ -341,8 +350,8 @@ impl ProduceStream {
     }
 
     fn traffic_of(&mut self, topic: TopicId, partition: &Partition) -> TopicTraffic {
-        let topics = &self.core.topic_metrics;
-        self.traffic.entry(topic).or_insert_with(|| topics.topic(partition.topic())).clone()
+        let catalog = &self.core.catalog;
+        self.traffic.entry(topic).or_insert_with(|| catalog.traffic(partition.topic())).clone()
     }
 
     /// All that is answered, in one message.

@@ -3,7 +3,6 @@
 
 use std::{fmt, sync::Arc};
 
-use arc_swap::ArcSwap;
 use riverrun_proto::{
     ids::{BrokerId, PartitionIndex, TopicId, TopicName, TopicPartition},
     reason::Reason,
@@ -16,16 +15,19 @@ use super::{
     status::Failure,
 };
 use crate::{
+    controller::MetaQuorum,
     metadata::{MetadataImage, Topic},
-    partition::{Partition, Registry},
+    partition::{Partition, registry::Registry},
+    telemetry::{TopicMetrics, TopicTraffic},
 };
 
 /// The read side of metadata, and the partitions of this broker.
 #[derive(Clone)]
 pub(super) struct Catalog {
     broker: BrokerId,
-    image: Arc<ArcSwap<MetadataImage>>,
+    quorum: Arc<dyn MetaQuorum>,
     partitions: Arc<Registry>,
+    topics: TopicMetrics,
 }
 
 // === impl Catalog ===
@@ -33,20 +35,21 @@ pub(super) struct Catalog {
 impl Catalog {
     pub(super) fn new(
         broker: BrokerId,
-        image: Arc<ArcSwap<MetadataImage>>,
+        quorum: Arc<dyn MetaQuorum>,
         partitions: Arc<Registry>,
+        topics: TopicMetrics,
     ) -> Self {
-        Self { broker, image, partitions }
+        Self { broker, quorum, partitions, topics }
     }
 
     /// The cluster as this broker knows it now.
     pub(super) fn image(&self) -> Arc<MetadataImage> {
-        self.image.load_full()
+        self.quorum.image()
     }
 
     /// The topic a request names. By id where there is one: a topic deleted and made anew is another.
     pub(super) fn topic(&self, named: &TopicRef) -> Result<Arc<Topic>, Failure> {
-        let image = self.image.load();
+        let image = self.quorum.image();
         let found = match (named.id, &named.name) {
             (Some(id), _) => image.topic_by_id(id),
             (None, Some(name)) => image.topic(name),
@@ -73,10 +76,19 @@ impl Catalog {
 
     fn existing(&self, named: &PartitionRef) -> Result<(Arc<Topic>, PartitionIndex), Failure> {
         let topic = self.topic(&named.topic)?;
-        let index = convert::partition_index(named.partition)
-            .filter(|index| topic.partition(*index).is_some())
-            .ok_or_else(|| unknown_partition(&topic, named.partition))?;
+        let index = self.index_of(&topic, named.partition)?;
         Ok((topic, index))
+    }
+
+    /// The index of a partition that the topic has.
+    pub(super) fn index_of(
+        &self,
+        topic: &Topic,
+        partition: i32,
+    ) -> Result<PartitionIndex, Failure> {
+        convert::partition_index(partition)
+            .filter(|index| topic.partition(*index).is_some())
+            .ok_or_else(|| unknown_partition(topic, partition))
     }
 
     /// A partition that exists.
@@ -110,7 +122,7 @@ impl Catalog {
         if failure.reason() != Reason::BrokerShuttingDown {
             return failure;
         }
-        let image = self.image.load();
+        let image = self.quorum.image();
         match image.topic_by_id(topic) {
             Some(_) => failure,
             None => unknown_id(&image, topic, None).definite_as(&failure),
@@ -119,12 +131,17 @@ impl Catalog {
 
     /// In-band form of a failure.
     pub(super) fn wire_error(&self, failure: &Failure) -> v1::Error {
-        failure.to_proto(&self.image.load())
+        failure.to_proto(&self.quorum.image())
     }
 
     /// Whole-call form of a failure.
     pub(super) fn status(&self, failure: &Failure) -> Status {
-        failure.to_status(&self.image.load())
+        failure.to_status(&self.quorum.image())
+    }
+
+    /// Counters of a topic's traffic; get them once and keep them.
+    pub(super) fn traffic(&self, topic: &TopicName) -> TopicTraffic {
+        self.topics.topic(topic)
     }
 
     fn not_here(&self, topic: &Topic, index: PartitionIndex) -> Failure {

@@ -21,11 +21,12 @@ use riverrun_proto::{
     record::BatchError,
     rpc::v1,
 };
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    metadata::{Endpoint, MetadataImage},
+    controller::{ControllerError, QuorumError, topics::TopicError},
+    metadata::{Endpoint, MetadataImage, Rejection},
     partition::{FetchError, OffsetsError, ProduceError},
 };
 
@@ -287,7 +288,7 @@ impl From<ProduceError> for Failure {
                 failure(Reason::InvalidProducerEpoch).with("current_producer_epoch", current)
             }
             ProduceError::Unstorable(_) => failure(Reason::InvalidRecord),
-            ProduceError::TimedOut => failure(Reason::RequestTimedOut).retriable(),
+            ProduceError::TimedOut { .. } => failure(Reason::RequestTimedOut).retriable(),
             ProduceError::StorageFull => failure(Reason::StorageFull).retry_after(RETRY_LATER),
             ProduceError::StorageFailed { .. } => {
                 failure(Reason::KafkaStorageError).retry_after(RETRY_LATER)
@@ -376,6 +377,92 @@ impl From<BatchError> for Failure {
 impl From<InvalidTopicName> for Failure {
     fn from(error: InvalidTopicName) -> Self {
         Self::new(Reason::InvalidTopic, error.to_string()).at_field("topic")
+    }
+}
+
+impl From<ControllerError> for Failure {
+    fn from(error: ControllerError) -> Self {
+        match error {
+            ControllerError::Topic(error) => error.into(),
+            ControllerError::Quorum(error) => error.into(),
+        }
+    }
+}
+
+impl From<TopicError> for Failure {
+    fn from(error: TopicError) -> Self {
+        let message = error.to_string();
+        let failure = |reason| Self::new(reason, message);
+        match error {
+            TopicError::Name(error) => error.into(),
+            TopicError::Exists { id, .. } => failure(Reason::TopicAlreadyExists).with("topic_id", id),
+            TopicError::Unknown(_) => failure(Reason::UnknownTopicOrPartition).at_field("topic"),
+            TopicError::OtherTopic { found, .. } => {
+                failure(Reason::UnknownTopicId).at_field("topic_id").with("topic_id", found)
+            }
+            TopicError::PartitionCount(_) | TopicError::NotMorePartitions { .. } => {
+                failure(Reason::InvalidPartitions).at_field("partitions")
+            }
+            TopicError::TooManyPartitions { .. } => {
+                failure(Reason::PolicyViolation).at_field("partitions")
+            }
+            TopicError::ReplicationFactor { .. } => {
+                failure(Reason::InvalidReplicationFactor).at_field("replication_factor")
+            }
+            TopicError::Config(_) | TopicError::SetAndReset(_) => {
+                failure(Reason::InvalidConfig).at_field("configs")
+            }
+        }
+    }
+}
+
+impl From<QuorumError> for Failure {
+    fn from(error: QuorumError) -> Self {
+        let (message, definite) = (error.to_string(), error.is_definite());
+        let retriable = error.is_retriable();
+        let failure = |reason| Self { definite, retriable, ..Self::new(reason, message) };
+        match error {
+            QuorumError::Rejected(why) => failure(match why {
+                Rejection::TopicExists { .. } => Reason::TopicAlreadyExists,
+                Rejection::UnknownTopic(_) => Reason::UnknownTopicId,
+                Rejection::PartitionCount(_) => Reason::InvalidPartitions,
+                Rejection::ConfigSetAndReset(_) | Rejection::ConfigTooLarge(_) => {
+                    Reason::InvalidConfig
+                }
+                Rejection::MinIsr { .. } => Reason::InvalidConfig,
+                Rejection::Assignment { .. } => Reason::InvalidReplicationFactor,
+                _ => Reason::PolicyViolation,
+            }),
+            QuorumError::Record(_) => failure(Reason::InvalidRequest),
+            QuorumError::NotLeader { leader } => {
+                failure(Reason::NotController).led_by(leader, None)
+            }
+            QuorumError::StorageFull => failure(Reason::StorageFull).retry_after(RETRY_LATER),
+            QuorumError::StorageFailed(_) => failure(Reason::KafkaStorageError),
+            QuorumError::OutcomeUnknown(_) => failure(Reason::UnknownServerError),
+            QuorumError::ShuttingDown => failure(Reason::BrokerShuttingDown).retry_after(RETRY_SOON),
+        }
+    }
+}
+
+/// What tonic says of a request that it could not make a message of.
+impl From<&Status> for Failure {
+    fn from(status: &Status) -> Self {
+        let message = status.message();
+        match status.code() {
+            Code::OutOfRange | Code::ResourceExhausted => Self::new(
+                Reason::MessageTooLarge,
+                format!("the request is too large for this call: {message}"),
+            ),
+            Code::Internal => Self::new(
+                Reason::InvalidRequest,
+                format!("the request is not a message of this call: {message}"),
+            ),
+            Code::Unimplemented => {
+                Self::unsupported(format!("this broker does not have that call: {message}"))
+            }
+            _ => Self::new(Reason::UnknownServerError, message).indefinite(),
+        }
     }
 }
 

@@ -27,9 +27,12 @@ use super::{
     reading::{self, ReadData, ReadSpec, ReadStop},
     resolve::Catalog,
 };
-use crate::partition::{
-    Partition,
-    watch::{ReadySet, Watch},
+use crate::{
+    partition::{
+        Partition,
+        watch::{ReadySet, Watch},
+    },
+    telemetry::TopicTraffic,
 };
 
 /// Reads of one call that wait for the disk or for decompression at once.
@@ -61,6 +64,7 @@ struct Subscription {
     leader_epoch: Option<LeaderEpoch>,
     last_read_epoch: Option<LeaderEpoch>,
     max_bytes: Option<usize>,
+    traffic: TopicTraffic,
     /// Grows with every pause; a read of an earlier turn is dropped.
     turn: u64,
     in_line: bool,
@@ -146,6 +150,7 @@ impl Subscriptions {
             leader_epoch: place.leader_epoch,
             last_read_epoch: place.last_read_epoch,
             max_bytes: place.max_bytes,
+            traffic: self.catalog.traffic(partition.topic()),
             turn: 0,
             in_line: false,
             reading: false,
@@ -196,6 +201,10 @@ impl Subscriptions {
         }
         self.enter_line(token);
         true
+    }
+
+    pub(super) fn contains(&self, id: TopicPartition) -> bool {
+        self.by_id.contains_key(&id)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -301,6 +310,8 @@ impl Subscriptions {
             Ok(data) => {
                 subscription.start = Start::At(data.next_offset);
                 subscription.last_read_epoch = None;
+                let records = data.next_offset.distance_from(data.from);
+                subscription.traffic.observe_fetched(records, data.bytes as u64);
                 let silent = data.is_empty() && subscription.told;
                 subscription.told = true;
                 if !data.is_caught_up() || subscription.woken {
