@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::{
     AppendError, Disk, SegmentFile, SyncPoint, WriteMode,
     file_system::Mapping,
-    real::{MapPolicy, RealDisk},
+    real::{DiskBounds, MapPolicy, RealDisk},
     sim::SimDisk,
 };
 
@@ -31,8 +31,24 @@ struct Subject {
 
 impl Subject {
     fn real(policy: MapPolicy, mode: WriteMode) -> Self {
+        Self::bounded(policy, mode, DiskBounds::default())
+    }
+
+    /// Maps that have to be replaced all the time, and hardly any for sealed files.
+    fn cramped(mode: WriteMode) -> Self {
+        let bounds = DiskBounds { reserve: 4096, sealed_maps: 1, ..DiskBounds::default() };
+        Self::bounded(MapPolicy::Auto, mode, bounds)
+    }
+
+    /// No map is ever to be had.
+    fn without_maps(mode: WriteMode) -> Self {
+        let bounds = DiskBounds { maps: 0, ..DiskBounds::default() };
+        Self::bounded(MapPolicy::Auto, mode, bounds)
+    }
+
+    fn bounded(policy: MapPolicy, mode: WriteMode, bounds: DiskBounds) -> Self {
         let tmp = tempfile::tempdir().unwrap();
-        let disk = RealDisk::new(policy);
+        let disk = RealDisk::with_bounds(policy, bounds);
         if policy == MapPolicy::Auto && disk.mapping(tmp.path()).unwrap() != Mapping::Safe {
             eprintln!("SKIPPED maps: {}", disk.mapping(tmp.path()).unwrap());
         }
@@ -82,6 +98,15 @@ macro_rules! suite {
         } )+ }
         mod map_written { $( #[test] fn $test() {
             super::$test(&super::Subject::real(super::MapPolicy::Auto, super::WriteMode::Write));
+        } )+ }
+        mod map_cramped { $( #[test] fn $test() {
+            super::$test(&super::Subject::cramped(super::WriteMode::Map));
+        } )+ }
+        mod map_written_cramped { $( #[test] fn $test() {
+            super::$test(&super::Subject::cramped(super::WriteMode::Write));
+        } )+ }
+        mod no_maps_left { $( #[test] fn $test() {
+            super::$test(&super::Subject::without_maps(super::WriteMode::Map));
         } )+ }
         mod plain { $( #[test] fn $test() {
             super::$test(&super::Subject::real(super::MapPolicy::Never, super::WriteMode::Write));

@@ -92,7 +92,7 @@ impl MappedSegment {
         maps: Arc<Maps>,
         buffers: Buffers,
     ) -> Self {
-        let file = Arc::new(MappedFile::new(file, extent));
+        let file = Arc::new(MappedFile::new(file, extent, maps.reserve));
         Self { file, mode, unmappable: AtomicBool::new(false), maps, buffers }
     }
 

@@ -25,11 +25,18 @@ use super::{extent::Extent, mmap::MappedFile};
 /// Maps of sealed segments, unless told otherwise: at 256 MiB each, 256 GiB of hot history.
 pub const SEALED_MAX_DEFAULT: usize = 1024;
 
+/// Addresses reserved for a segment that is appended to, unless told otherwise: two of the default
+/// size. Costs an entry in the kernel's table, no memory; a longer file gets another map of twice
+/// its size.
+pub const RESERVE_DEFAULT: u64 = 512 << 20;
+
 /// All maps of one [`RealDisk`](super::real::RealDisk).
 #[derive(Debug)]
 pub(super) struct Maps {
     limit: usize,
     sealed_max: usize,
+    /// Addresses reserved for a segment that is appended to, in bytes.
+    pub(super) reserve: u64,
     live: Arc<AtomicUsize>,
     refused: AtomicU64,
     evicted: AtomicU64,
@@ -82,10 +89,11 @@ pub struct MapCounts {
 // === impl Maps ===
 
 impl Maps {
-    pub(super) fn new(limit: usize, sealed_max: usize) -> Self {
+    pub(super) fn new(limit: usize, sealed_max: usize, reserve: u64) -> Self {
         Self {
             limit,
             sealed_max: sealed_max.min(limit),
+            reserve,
             live: Arc::default(),
             refused: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
@@ -123,6 +131,7 @@ impl Maps {
         if file.map_published(permit).is_err() {
             return false;
         }
+        file.mark_used();
         self.keep_sealed(file);
         true
     }
@@ -229,6 +238,11 @@ impl Maps {
             ));
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn files_remembered(&self) -> usize {
+        self.files.lock().open.len()
     }
 
     pub(super) fn counts(&self) -> MapCounts {

@@ -8,7 +8,7 @@ use super::{
     file_system::{Mapping, mapping_of},
     limits::Limits,
     mapped_segment::MappedSegment,
-    maps::{MapCounts, Maps, SEALED_MAX_DEFAULT},
+    maps::{MapCounts, Maps, RESERVE_DEFAULT, SEALED_MAX_DEFAULT},
     real_file::RealFile,
     segment_file::PwriteSegment,
 };
@@ -39,16 +39,20 @@ pub struct DiskBounds {
     pub maps: usize,
     /// Maps of sealed segments among them.
     pub sealed_maps: usize,
+    /// Bytes of addresses reserved for a segment that is appended to.
+    pub reserve: u64,
     /// Bytes of free read buffers that are kept.
     pub buffer_bytes: usize,
 }
 
 impl Default for DiskBounds {
-    /// Half of `vm.max_map_count`; [`SEALED_MAX_DEFAULT`]; [`Buffers::BYTES_MAX_DEFAULT`].
+    /// Half of `vm.max_map_count`; [`SEALED_MAX_DEFAULT`]; [`RESERVE_DEFAULT`];
+    /// [`Buffers::BYTES_MAX_DEFAULT`].
     fn default() -> Self {
         Self {
             maps: Limits::read().segment_maps(),
             sealed_maps: SEALED_MAX_DEFAULT,
+            reserve: RESERVE_DEFAULT,
             buffer_bytes: Buffers::BYTES_MAX_DEFAULT,
         }
     }
@@ -66,7 +70,7 @@ impl RealDisk {
     pub fn with_bounds(policy: MapPolicy, bounds: DiskBounds) -> Self {
         Self {
             policy,
-            maps: Arc::new(Maps::new(bounds.maps, bounds.sealed_maps)),
+            maps: Arc::new(Maps::new(bounds.maps, bounds.sealed_maps, bounds.reserve)),
             buffers: Buffers::new(bounds.buffer_bytes),
         }
     }
@@ -212,3 +216,7 @@ fn create(path: &Path) -> io::Result<RealFile> {
 fn open(path: &Path) -> io::Result<RealFile> {
     fs::OpenOptions::new().read(true).write(true).open(path).map(RealFile::new)
 }
+
+#[cfg(test)]
+#[path = "real_test.rs"]
+mod tests;

@@ -68,6 +68,15 @@ pub struct ProducerIdBlock {
     pub count: u32,
 }
 
+impl ProducerIdBlock {
+    /// The block without its first id, if there is anything left.
+    pub fn rest(self) -> Option<Self> {
+        let count = self.count.checked_sub(1).filter(|left| *left > 0)?;
+        let first = ProducerId::new(self.first.get() + 1).expect("apply bounds a block's end");
+        Some(Self { first, count })
+    }
+}
+
 impl MetadataImage {
     /// The last entry of the log that is in here.
     pub const fn offset(&self) -> MetadataOffset {
@@ -130,7 +139,7 @@ impl MetadataImage {
     }
 
     /// The same, an entry or more further on.
-    pub(super) fn at(&self, offset: MetadataOffset) -> Self {
+    pub(crate) fn at(&self, offset: MetadataOffset) -> Self {
         Self { offset, ..self.clone() }
     }
 

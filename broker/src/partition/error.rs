@@ -45,8 +45,8 @@ pub enum FetchError {
     Corrupt {
         /// Where.
         offset: Offset,
-        /// The first offset past the damage, if it can be told.
-        next_offset: Option<Offset>,
+        /// The first offset past the damage.
+        next_offset: Offset,
         /// What is wrong.
         what: String,
     },

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{owner::Partition, registry::Registry};
+use super::registry::Registry;
 use crate::clock::{Clock, Instant};
 
 /// How often produces past their deadline are answered: how late such an answer may come.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How often unflushed bytes are counted. At 1 GB/s a directory overshoots its limit by a quarter.
+/// How often bytes above recovery points are counted and logs are ticked. At 1 GB/s a directory overshoots its limit by a quarter.
 const FLUSHER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The flusher starts at this fraction of the limit, so that syncs are done before it is reached.
@@ -63,16 +63,19 @@ impl Housekeeping {
             self.next_flusher = now + FLUSHER_INTERVAL;
             let dirty: Vec<_> =
                 partitions.iter().map(|partition| partition.dirty_bytes()).collect();
-            for index in to_flush(&dirty, self.dirty_bytes_max / FLUSHER_STARTS_AT) {
-                Partition::want_flush(&partitions[index]);
+            for partition in &partitions {
+                partition.tick();
+            }
+            for index in to_checkpoint(&dirty, self.dirty_bytes_max / FLUSHER_STARTS_AT) {
+                partitions[index].request_checkpoint();
             }
         }
     }
 }
 
-/// Which partitions to flush so that the others together have at most `limit` dirty bytes: the
+/// Which partitions to checkpoint so that the others together have at most `limit` dirty bytes: the
 /// dirtiest first, since a sync costs about the same for few bytes as for many.
-fn to_flush(dirty: &[u64], limit: u64) -> Vec<usize> {
+fn to_checkpoint(dirty: &[u64], limit: u64) -> Vec<usize> {
     let mut total: u64 = dirty.iter().sum();
     if total <= limit {
         return Vec::new();
@@ -105,7 +108,7 @@ mod tests {
             (&[0, 7, 0], 0, &[1]),
         ];
         for (dirty, limit, expected) in cases {
-            assert_eq!(to_flush(dirty, limit), expected, "{dirty:?} {limit}");
+            assert_eq!(to_checkpoint(dirty, limit), expected, "{dirty:?} {limit}");
         }
     }
 }

@@ -28,12 +28,8 @@ pub(super) struct State {
     /// Batches that came while the log was not ready, in order.
     pub(super) parked: VecDeque<Append>,
     pub(super) parked_bytes: usize,
-    /// A piece of log work runs on the pool; the log has at most one.
-    pub(super) working: bool,
-    /// A flush runs on the pool; at most one, those that come share the next.
-    pub(super) flushing: bool,
-    /// Someone besides acks asked for a flush (the flusher, a close).
-    pub(super) flush_wanted: bool,
+    /// Pieces of log work on the pool; the log sees to it that they are few.
+    pub(super) works: usize,
     pub(super) closed: bool,
 }
 
@@ -109,8 +105,9 @@ impl State {
             Ok(_) => {}
             Err(AppendError::NotReady) => return Ok(None),
             Err(AppendError::StorageFull) => return Err(ProduceError::StorageFull),
-            Err(AppendError::Failed(why)) => {
-                return Err(ProduceError::StorageFailed { why: why.to_string(), appended: false });
+            Err(error @ (AppendError::Failed(_) | AppendError::Damaged(_))) => {
+                let why = error.to_string();
+                return Err(ProduceError::StorageFailed { why, appended: false });
             }
             Err(other) => return Err(ProduceError::Unstorable(other.to_string())),
         }
@@ -125,9 +122,6 @@ impl State {
     pub(super) fn may_write(&self, append: &Append) -> Result<LeaderEpoch, ProduceError> {
         if self.closed {
             return Err(ProduceError::Closing { appended: false });
-        }
-        if let Some(why) = self.log.failed() {
-            return Err(ProduceError::StorageFailed { why, appended: false });
         }
         let Some(current) = self.replica.leads() else {
             return Err(self.not_leader(false));
@@ -243,7 +237,10 @@ impl State {
         self.replica.step(event, &mut actions);
         for action in actions {
             match action {
-                Action::StartEpoch { epoch, start } => self.log.note_epoch(epoch, start),
+                Action::StartEpoch { epoch, start } => {
+                    debug_assert_eq!(start, self.log.log_end_offset(), "an epoch starts at the end");
+                    self.log.note_epoch(epoch);
+                }
                 Action::Resign { .. } => {
                     for waiter in self.waiters.take_all() {
                         effects.answers.push((waiter.ticket, Err(self.not_leader(true))));
@@ -270,8 +267,7 @@ impl State {
         if to > self.log.log_start_offset()
             && let Some(work) = self.log.advance_log_start(to)
         {
-            self.working = true;
-            effects.work.push(work);
+            self.run(work, effects);
         }
     }
 
@@ -280,20 +276,21 @@ impl State {
         if self.closed {
             return;
         }
-        if !self.working
-            && let Some(work) = self.log.take_work()
+        while let Some(work) = self.log.take_work() {
+            self.run(work, effects);
+        }
+        // At most one flush is under way; those that come meanwhile share the next.
+        if self.replica.durability() == Durability::Disk
+            && self.waiters.len() > 0
+            && let Some(flush) = self.log.start_flush()
         {
-            self.working = true;
-            effects.work.push(work);
+            self.run(flush, effects);
         }
-        let acks_wait = self.replica.durability() == Durability::Disk && self.waiters.len() > 0;
-        if !self.flushing && (acks_wait || self.flush_wanted) {
-            self.flush_wanted = false;
-            if let Some(flush) = self.log.start_flush() {
-                self.flushing = true;
-                effects.work.push(flush);
-            }
-        }
+    }
+
+    fn run(&mut self, work: LogWork, effects: &mut Effects) {
+        self.works += 1;
+        effects.work.push(work);
     }
 
     /// Answers whoever waited past the deadline: parked batches were never written.

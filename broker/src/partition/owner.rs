@@ -29,9 +29,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    log::{
-        AppendError, Log, LogReader, LogWork, LogWorkDone, ProducerCheck, RetentionPolicy,
-    },
+    log::{Log, LogError, LogReader, LogWork, LogWorkDone},
     replica::{Action, Admission, Durability, Event, Registration, Replica},
 };
 
@@ -88,7 +86,7 @@ struct Published {
     closed: AtomicBool,
     /// Produces wait for their acks.
     waiters: AtomicBool,
-    /// Bytes appended that no flush has covered.
+    /// Bytes that a restart after a kill would have to read.
     dirty_bytes: AtomicU64,
 }
 
@@ -117,9 +115,7 @@ impl Partition {
             waiters: Waiters::default(),
             parked: VecDeque::new(),
             parked_bytes: 0,
-            working: false,
-            flushing: false,
-            flush_wanted: false,
+            works: 0,
             closed: false,
         };
         Arc::new(Self {
@@ -178,9 +174,18 @@ impl Partition {
         });
     }
 
-    /// Asks for everything appended so far to be made durable, soon.
-    pub fn want_flush(self: &Arc<Self>) {
-        self.change(|state, _| state.flush_wanted = true);
+    /// Asks for a checkpoint, so that a restart after a kill has less to read.
+    pub fn request_checkpoint(self: &Arc<Self>) {
+        self.change(|state, _| state.log.request_checkpoint());
+    }
+
+    /// Forgets old producers, tries a full disk again, gives back what an idle log holds.
+    pub fn tick(self: &Arc<Self>) {
+        let now = self.env.clock.now();
+        self.change(|state, effects| {
+            state.log.tick(now);
+            state.drain_parked(self, now, effects);
+        });
     }
 
     /// Answers produces that waited past their deadline.
@@ -193,8 +198,8 @@ impl Partition {
         let now = self.env.clock.now();
         let retention = self.settings.load().retention;
         self.change(|state, effects| {
-            if let Some(due) = state.log.retention_due(now, &retention) {
-                state.advance_log_start(due.min(state.replica.high_watermark()), effects);
+            if let Some(due) = state.log.retention_due(now, &retention, state.replica.high_watermark()) {
+                state.advance_log_start(due, effects);
             }
         });
     }
@@ -223,7 +228,7 @@ impl Partition {
     /// keeps new work from starting.
     pub(super) fn wait_idle(&self) {
         let mut state = self.state.lock();
-        while state.working || state.flushing {
+        while state.works > 0 {
             self.idle.wait(&mut state);
         }
     }
@@ -250,7 +255,7 @@ impl Partition {
         }
     }
 
-    /// Bytes appended that no flush has covered.
+    /// Bytes that a restart after a kill would have to read.
     pub fn dirty_bytes(&self) -> u64 {
         self.published.dirty_bytes.load(Ordering::Relaxed)
     }
@@ -306,8 +311,8 @@ impl Partition {
             state.start_work(&mut effects);
             let waits = state.waiters.len() > 0 || !state.parked.is_empty();
             self.published.waiters.store(waits, Ordering::Relaxed);
-            self.published.dirty_bytes.store(state.log.dirty_bytes(), Ordering::Relaxed);
-            if !state.working && !state.flushing {
+            self.published.dirty_bytes.store(state.log.bytes_above_recovery_point(), Ordering::Relaxed);
+            if state.works == 0 {
                 self.idle.notify_all();
             }
             result
@@ -328,12 +333,7 @@ impl Partition {
     fn work_done(self: &Arc<Self>, done: LogWorkDone) {
         let now = self.env.clock.now();
         self.change(|state, effects| {
-            let was_flush = done.is_flush();
-            if was_flush {
-                state.flushing = false;
-            } else {
-                state.working = false;
-            }
+            state.works -= 1;
             match state.log.complete(done) {
                 Ok(completed) => {
                     if let Some(flushed_end) = completed.flushed_end {
@@ -342,13 +342,13 @@ impl Partition {
                 }
                 Err(error) => {
                     tracing::error!(partition = %self.id, topic = %self.topic, %error, "log work failed");
+                    if let LogError::Failed(_) = error {
+                        state.fail_all(&error.to_string(), effects);
+                    }
                 }
             }
-            if let Some(why) = state.log.failed() {
-                state.fail_all(&why, effects);
-            } else if !was_flush {
-                state.drain_parked(self, now, effects);
-            }
+            // Also after a failure: the log now says why it is not ready.
+            state.drain_parked(self, now, effects);
         });
     }
 }

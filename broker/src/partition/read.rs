@@ -11,7 +11,7 @@ use super::{
     owner::Partition,
     pool::Lane,
 };
-use crate::log::{ColdRead, Read, ReadError};
+use crate::log::{Batches, ColdRead, Damage, Read, ReadError};
 
 /// What a reader asks of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,15 +112,13 @@ impl Partition {
         }
         let high_watermark = self.high_watermark();
         let read = match self.reader.read(fetch.from, high_watermark, fetch.max_bytes) {
-            Ok(Read::Cold(cold)) => self.read_cold(cold, fetch.max_bytes).await,
-            read => read,
+            Ok(Read::Batches(found)) => Ok(found),
+            Ok(Read::Empty) => Ok(Batches { batches: Vec::new(), next_offset: fetch.from }),
+            Ok(Read::Cold(cold)) => self.read_cold(cold).await?,
+            Err(error) => Err(error),
         };
-        let (batches, next_offset) = match read {
-            Ok(Read::Batches { batches, next_offset }) => (batches, next_offset),
-            Ok(Read::Empty) => (Vec::new(), fetch.from),
-            Ok(Read::Cold(_)) => unreachable!("a read that ran on the pool has its bytes"),
-            Err(error) => return Err(self.fetch_error(fetch.from, error)),
-        };
+        let Batches { batches, next_offset } =
+            read.map_err(|error| self.fetch_error(fetch.from, error))?;
         Ok(Fetched::Batches {
             batches,
             next_offset,
@@ -179,17 +177,11 @@ impl Partition {
         })
     }
 
-    async fn read_cold(&self, cold: ColdRead, max_bytes: usize) -> Result<Read, ReadError> {
+    async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
         let budget = &self.env().read_budget;
-        let bytes = u32::try_from(max_bytes).unwrap_or(u32::MAX).clamp(1, budget.total);
-        // Never closed, so acquiring cannot fail.
-        let permit = Arc::clone(&budget.permits).acquire_many_owned(bytes).await;
-        let read = self.on_pool(move || cold.run()).await;
-        drop(permit);
-        match read {
-            Ok(read) => read,
-            Err(_) => Err(ReadError::Failed("the I/O threads have ended".to_owned())),
-        }
+        let bytes = u32::try_from(cold.max_bytes()).unwrap_or(u32::MAX).clamp(1, budget.total);
+        let _permit = Arc::clone(&budget.permits).acquire_many_owned(bytes).await;
+        self.on_pool(move || cold.run()).await
     }
 
     async fn on_pool<T: Send + 'static>(
@@ -228,8 +220,7 @@ impl Partition {
     /// replication.md 1.4 check 5, for a consumer.
     fn divergence(&self, from: Offset, last_read: LeaderEpoch) -> Option<Fetched> {
         self.with_replica(|_, log| {
-            let (epoch, end) =
-                log.leader_epochs().end_offset_for(last_read, log.log_end_offset())?;
+            let (epoch, end) = log.end_offset_for(last_read)?;
             (epoch < last_read || end < from).then_some(Fetched::Diverging { epoch, end })
         })
     }
@@ -241,12 +232,11 @@ impl Partition {
                 log_start_offset: start,
                 log_end_offset: end,
             },
-            ReadError::Corrupt { offset, next_offset, what } => {
+            ReadError::Corrupt(Damage { offset, next_offset, what }) => {
                 tracing::error!(partition = %self.id(), topic = %self.topic(), %offset, %what, "corrupt record batch");
                 FetchError::Corrupt { offset, next_offset, what }
             }
-            ReadError::Failed(why) => FetchError::StorageFailed { why },
+            ReadError::Log(error) => FetchError::StorageFailed { why: error.to_string() },
         }
     }
 }
-

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -55,6 +55,8 @@ pub struct RegistryEnv {
 pub struct Registry {
     env: RegistryEnv,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    /// Partitions that are assigned to this broker and could not be opened, and why.
+    failed: RwLock<HashMap<TopicPartition, String>>,
     /// What of the metadata log has been carried out here.
     applied: watch::Sender<MetadataOffset>,
 }
@@ -79,7 +81,7 @@ pub struct OpenReport {
 #[error("cannot open the partitions in {}: {source}", dir.display())]
 pub struct OpenError {
     dir: PathBuf,
-    source: std::io::Error,
+    source: LogError,
 }
 
 impl Registry {
@@ -101,6 +103,7 @@ impl Registry {
         let registry = Arc::new(Self {
             env,
             partitions: RwLock::default(),
+            failed: RwLock::default(),
             applied: watch::Sender::new(image.offset()),
         });
 
@@ -126,7 +129,9 @@ impl Registry {
                 });
             }
         });
-        Ok((registry, report.into_inner()))
+        let report = report.into_inner();
+        registry.failed.write().extend(report.failed.iter().cloned());
+        Ok((registry, report))
     }
 
     /// Carries out one change of the metadata. Changes must come in order. Blocks.
@@ -166,6 +171,11 @@ impl Registry {
     /// A partition of this broker.
     pub fn get(&self, id: TopicPartition) -> Option<Arc<Partition>> {
         self.partitions.read().get(&id).cloned()
+    }
+
+    /// Why a partition of this broker does not serve.
+    pub fn failure_of(&self, id: TopicPartition) -> Option<String> {
+        self.failed.read().get(&id).cloned()
     }
 
     /// All partitions of this broker, in no order.
@@ -215,6 +225,7 @@ impl Registry {
             if let Err(error) = self.start(topic, index, state, false, false) {
                 let partition = TopicPartition::new(topic.id, index);
                 tracing::error!(%partition, topic = %topic.name, %error, "partition not started");
+                self.failed.write().insert(partition, error.to_string());
             }
         }
     }
@@ -243,7 +254,7 @@ impl Registry {
             settings.durability,
             log.log_start_offset(),
             log.log_end_offset(),
-            log.remembered_high_watermark(),
+            log.high_watermark(),
         );
         let partition = Partition::new(
             id,
@@ -265,11 +276,18 @@ impl Registry {
     fn delete(&self, topic: &Topic) {
         for (index, _) in topic.partitions() {
             let id = TopicPartition::new(topic.id, index);
-            let Some(partition) = self.partitions.write().remove(&id) else { continue };
-            partition.close();
-            partition.wait_idle();
+            let partition = self.partitions.write().remove(&id);
+            let had_failed = self.failed.write().remove(&id).is_some();
+            match partition {
+                Some(partition) => {
+                    partition.close();
+                    partition.wait_idle();
+                }
+                None if had_failed => {}
+                None => continue,
+            }
             let dir = self.env.dir.join(id.to_string());
-            if let Err(error) = remove_data(&self.env, &dir) {
+            if let Err(error) = log::remove_partition(&self.env.log, &dir) {
                 tracing::error!(partition = %id, topic = %topic.name, %error, dir = %dir.display(), "data of a deleted topic not removed; the next start tries again");
             }
         }
@@ -279,7 +297,6 @@ impl Registry {
 /// Threads that close logs: as many syncs as a disk can merge, few enough for any machine.
 const CLOSERS: usize = 16;
 
-const DELETED: &str = ".deleted";
 const SET_ASIDE: &str = ".set-aside";
 
 impl OpenReport {
@@ -300,50 +317,34 @@ fn sort_out_directories(
     env: &RegistryEnv,
     image: &MetadataImage,
     report: &mut OpenReport,
-) -> std::io::Result<HashSet<TopicPartition>> {
+) -> Result<HashSet<TopicPartition>, LogError> {
     let disk = &env.log.disk;
+    let failed = |what| move |source| LogError::Io { what, path: env.dir.clone(), source };
     let mut present = HashSet::new();
-    for entry in disk.list(&env.dir)? {
+    for entry in disk.list(&env.dir).map_err(failed("listing"))? {
         let path = env.dir.join(&entry.name);
         if !entry.is_dir || entry.name.ends_with(SET_ASIDE) {
             continue;
         }
-        if entry.name.ends_with(DELETED) {
-            remove_tree(env, &path)?;
+        if log::is_deleted_dir(&path) {
+            log::finish_removal(&env.log, &path)?;
             continue;
         }
         match entry.name.parse::<TopicPartition>() {
             Ok(id) if image.partition(id).is_some() => {
                 present.insert(id);
             }
-            Ok(id) if image.deleted_at(id.topic).is_some() => remove_data(env, &path)?,
+            Ok(id) if image.deleted_at(id.topic).is_some() => log::remove_partition(&env.log, &path)?,
             _ => {
                 let aside = env.dir.join(format!("{}{SET_ASIDE}", entry.name));
-                disk.rename(&path, &aside)?;
-                disk.sync_dir(&env.dir, SyncPoint::DataDir)?;
+                disk.rename(&path, &aside).map_err(failed("renaming a directory in"))?;
+                disk.sync_dir(&env.dir, SyncPoint::PartitionRemovedDir).map_err(failed("syncing"))?;
                 tracing::warn!(dir = %path.display(), now = %aside.display(), "directory of no known topic set aside");
                 report.set_aside.push(aside);
             }
         }
     }
     Ok(present)
-}
-
-/// Removes a partition's directory so that no crash leaves half of one under its name.
-fn remove_data(env: &RegistryEnv, dir: &Path) -> std::io::Result<()> {
-    let mut doomed = dir.as_os_str().to_owned();
-    doomed.push(DELETED);
-    let doomed = PathBuf::from(doomed);
-    env.log.disk.rename(dir, &doomed)?;
-    env.log.disk.sync_dir(&env.dir, SyncPoint::DataDir)?;
-    remove_tree(env, &doomed)
-}
-
-fn remove_tree(env: &RegistryEnv, dir: &Path) -> std::io::Result<()> {
-    for entry in env.log.disk.list(dir)? {
-        env.log.disk.remove_file(&dir.join(entry.name))?;
-    }
-    env.log.disk.remove_dir(dir)
 }
 
 fn registration(state: &Registered) -> Registration {

@@ -10,16 +10,19 @@
 mod data_directory;
 mod embedded;
 mod metadata_follower;
+mod observe;
+mod register;
 
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     thread,
     time::Duration,
 };
 
-use riverrun_proto::ids::{BrokerId, IncarnationId};
+use riverrun_proto::ids::BrokerId;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
@@ -39,21 +42,14 @@ use crate::{
     http::{HttpServer, Probes, Readiness},
     io::real::{MapPolicy, RealDisk},
     log::LogEnv,
-    metadata::{
-        Command, Endpoint, FeatureLevel, FeatureRange,
-        command::{RegisterBroker, SetFeatureLevel},
-    },
     partition::{
         IoPool, PartitionEnv, ReadBudget,
         housekeeping::{EXPIRY_INTERVAL, Housekeeping},
         registry::{OpenReport, Registry, RegistryEnv},
     },
     service::{self, ServiceEnv},
-    shutdown::Shutdown,
-    telemetry::{
-        Bounds, DiskSample, PartitionSample, Registry as Metrics, StorageMetrics, Usage,
-        register_application, register_partitions,
-    },
+    shutdown::{Phase, Shutdown},
+    telemetry::{Bounds, Registry as Metrics},
 };
 
 /// Time that parts have to end once they were told to, past the drain.
@@ -128,7 +124,6 @@ impl Server {
     /// Starts a broker and returns once it serves. `config` was checked ([`Config::check`]).
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let started = clock.monotonic();
         // Ports first: a taken one must not cost a recovery.
         let listener = TcpListener::bind(config.network.grpc_listen).await.map_err(|source| {
             StartError::Listen {
@@ -146,7 +141,7 @@ impl Server {
             move || open_metadata(&config)
         })
         .await?;
-        register(&*quorum, &config, identity, grpc).await?;
+        register::register(&*quorum, &config, identity, grpc).await?;
 
         let subscription = quorum.subscribe();
         let pool = IoPool::start(io_threads(&config), io_threads(&config))
@@ -194,9 +189,9 @@ impl Server {
         start_housekeeping(&registry, &clock, &config, &shutdown)?;
         let parts = Parts { shutdown, directory, quorum, registry, pool };
         let bounds = Bounds::register(&metrics);
-        parts.watch(&metrics, &bounds, &config, started, Arc::clone(&clock), read_budget);
+        observe::watch(&parts, &metrics, &bounds, &config, &clock, read_budget);
 
-        let http = HttpServer::bind(&config.network, Probes::new(metrics.clone(), parts.readiness()))
+        let http = HttpServer::bind(&config.network, Probes::new(metrics.clone(), observe::readiness(&parts)))
             .await
             .map_err(|source| StartError::Listen {
                 address: config.network.http_listen,
@@ -253,12 +248,95 @@ impl Server {
         shutdown.stop();
         quorum.shutdown().await;
         let cut_off = shutdown.finished(STOP_GRACE).await.err().map(|still| still.to_string());
-        let closed = blocking_plain(move || {
+        let closed = tokio::task::spawn_blocking(move || {
             directory.release_reserve();
             let clean = registry.close() && directory.mark_clean().is_ok();
             pool.close();
             clean
         });
-        Stopped { clean: closed.await, cut_off }
+        Stopped { clean: closed.await.unwrap_or(false), cut_off }
     }
+}
+
+type Metadata = (Arc<DataDirectory>, Arc<LocalQuorum>, MetaProperties);
+
+/// The lock, whose directory it is, and the metadata log. Blocks.
+fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
+    let root: &Path = &config.broker.data_dir;
+    let disk = Arc::new(RealDisk::new(MapPolicy::Auto));
+    let directory = DataDirectory::open(root, disk, config.log.reserve_bytes.get())?;
+    let disk = directory.disk();
+    let failure = directory.failure();
+    let node = BrokerId(config.broker.node_id);
+    let identity = MetaProperties::open_or_format(disk, root, node, None, failure)?;
+    let quorum =
+        LocalQuorum::open(Arc::clone(disk), root, &identity, failure, LocalOptions::default())?;
+    Ok((Arc::new(directory), Arc::new(quorum), identity))
+}
+
+fn start_housekeeping(
+    registry: &Arc<Registry>,
+    clock: &Arc<dyn Clock>,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> Result<(), StartError> {
+    let mut housekeeping = Housekeeping::new(
+        Arc::clone(registry),
+        Arc::clone(clock),
+        config.log.flush_dirty_bytes_max.get(),
+        config.log.retention_check_interval_ms,
+    );
+    let running = shutdown.register("housekeeping");
+    let shutdown = shutdown.clone();
+    thread::Builder::new()
+        .name("housekeeping".to_owned())
+        .spawn(move || {
+            let _running = running;
+            while shutdown.phase() < Phase::Stopping {
+                housekeeping.tick();
+                thread::sleep(EXPIRY_INTERVAL);
+            }
+        })
+        .map_err(io_error("starting the housekeeping thread"))?;
+    Ok(())
+}
+
+fn report_opening(report: &OpenReport) {
+    let OpenReport { opened, scanned_bytes, torn_bytes, set_aside, failed } = report;
+    tracing::info!(
+        opened,
+        scanned_bytes,
+        torn_bytes,
+        set_aside = set_aside.len(),
+        failed = failed.len(),
+        "partitions opened"
+    );
+    for (partition, why) in failed {
+        tracing::error!(%partition, %why, "partition not opened; it answers KAFKA_STORAGE_ERROR, the others serve");
+    }
+}
+
+/// Four threads per core and at least eight: they wait for disks, not for cores.
+fn io_threads(config: &Config) -> usize {
+    match config.log.io_threads {
+        0 => thread::available_parallelism().map_or(2, usize::from).saturating_mul(4).max(8),
+        threads => threads as usize,
+    }
+}
+
+fn clamp_u32(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    job: impl FnOnce() -> Result<T, StartError> + Send + 'static,
+) -> Result<T, StartError> {
+    tokio::task::spawn_blocking(job)
+        .await
+        .unwrap_or_else(|panic| Err(io_error("starting")(io::Error::other(panic))))
 }
