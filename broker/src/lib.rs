@@ -1,17 +1,19 @@
 //! The Riverrun broker. Modules in dependency order, from the bottom up.
 #![deny(unsafe_code)]
 
-pub mod metadata;
-pub mod io;
-pub mod partition;
-pub mod replica;
 pub mod clock;
 pub mod config;
-pub mod http;
-pub mod clock;
-pub mod config;
-pub mod controller;
-pub mod io;
-pub mod metadata;
 pub mod shutdown;
 pub mod telemetry;
+
+pub mod io;
+pub mod log;
+pub mod metadata;
+pub mod replica;
+
+pub mod partition;
+
+pub mod controller;
+
+pub mod http;
+pub mod service;
