@@ -330,11 +330,12 @@ impl ProduceStream {
         let bytes = append.batch.len();
         let batch = batch::check(append.batch)?;
         let arrived = self.core.clock.monotonic();
+        let of = Target { topic, traffic: self.traffic_of(topic, &partition) };
         let tag = self.in_flight.insert(Sent {
             correlation_id: append.correlation_id,
             bytes,
             arrived,
-            of: Target { topic, traffic: self.traffic_of(topic, &partition) },
+            of,
         });
         partition.produce(Append {
             batch,

@@ -323,11 +323,7 @@ impl From<FetchError> for Failure {
                     .with("log_end_offset", log_end_offset)
             }
             FetchError::Corrupt { offset, next_offset, .. } => {
-                let failure = failure(Reason::CorruptRecord).with("offset", offset);
-                match next_offset {
-                    Some(next) => failure.past(next),
-                    None => failure,
-                }
+                failure(Reason::CorruptRecord).with("offset", offset).past(next_offset)
             }
             FetchError::StorageFailed { .. } => {
                 failure(Reason::KafkaStorageError).retry_after(RETRY_LATER)
