@@ -105,7 +105,19 @@ pub fn write_atomic(
     bytes: &[u8],
     points: AtomicPoints,
 ) -> io::Result<()> {
-    let (dir, tmp) = split(path)?;
+    replace(disk, path, bytes, points.file)?;
+    disk.sync_dir(split(path)?.0, points.dir)
+}
+
+/// As [`write_atomic`], but a power loss may still bring the old content back until the directory is
+/// synced: the caller does that once for several files.
+pub fn replace(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+    point: SyncPoint,
+) -> io::Result<()> {
+    let (_, tmp) = split(path)?;
     let file = match disk.create(&tmp) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             disk.remove_file(&tmp)?;
@@ -115,14 +127,14 @@ pub fn write_atomic(
     };
     let written = file
         .write_at(&[IoSlice::new(bytes)], 0)
-        .and_then(|()| file.sync(points.file))
+        .and_then(|()| file.sync(point))
         .and_then(|()| disk.rename(&tmp, path));
     if let Err(error) = written {
         // A leftover is harmless, the next write removes it; but a full disk wants its bytes back.
         let _ = disk.remove_file(&tmp);
         return Err(error);
     }
-    disk.sync_dir(dir, points.dir)
+    Ok(())
 }
 
 /// The content of a small file, `None` if there is none; an error if it has more than `limit` bytes.

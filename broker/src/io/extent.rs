@@ -38,6 +38,9 @@ pub(super) struct Extent {
 struct Writer {
     window: u64,
     closed: bool,
+    /// Whether shrinking cuts the file: not if it was opened read-only, or is somebody else's to
+    /// append to by now.
+    cuts: bool,
 }
 
 // === impl Extent ===
@@ -48,7 +51,7 @@ impl Extent {
         Self::new(published, false)
     }
 
-    /// An extent that takes no appends.
+    /// An extent that takes no appends and never cuts its file.
     pub(super) fn closed(published: u64) -> Self {
         Self::new(published, true)
     }
@@ -58,7 +61,7 @@ impl Extent {
             published: AtomicU64::new(published),
             window: AtomicU64::new(published),
             closed: AtomicBool::new(closed),
-            writer: Mutex::new(Writer { window: published, closed }),
+            writer: Mutex::new(Writer { window: published, closed, cuts: !closed }),
             resize: Mutex::new(()),
         }
     }
@@ -121,28 +124,38 @@ impl Extent {
     }
 
     /// Empties the window, for good if `close`, then lets `give_back` shrink the file down to the
-    /// published end: no append can be under way above it, none can begin.
+    /// published end: no append can be under way above it, none can begin. One that is
+    /// read-only or superseded leaves the file alone.
     pub(super) fn shrink(
         &self,
         close: bool,
         give_back: impl FnOnce(u64) -> io::Result<()>,
     ) -> io::Result<()> {
         let _resize = self.resize.lock();
-        let published = {
+        let (published, cuts) = {
             let mut writer = self.writer.lock();
             let published = self.published.load(Ordering::Relaxed);
             let closed = writer.closed || close;
             self.set(&mut writer, published, closed);
-            published
+            (published, writer.cuts)
         };
-        give_back(published)
+        if cuts { give_back(published) } else { Ok(()) }
     }
 
-    /// Ends all appends; the window is empty from now on.
-    pub(super) fn close(&self) {
+    /// Ends all appends, and the file is not cut any more either: somebody else appends to it from
+    /// now on. Returns the end of what may have been sliced.
+    pub(super) fn supersede(&self) -> u64 {
+        let _resize = self.resize.lock();
         let mut writer = self.writer.lock();
         let published = self.published.load(Ordering::Relaxed);
         self.set(&mut writer, published, true);
+        writer.cuts = false;
+        published
+    }
+
+    /// Whether the file may yet be cut to what is published here.
+    pub(super) fn cuts(&self) -> bool {
+        self.writer.lock().cuts
     }
 
     /// End of what readers may see.
@@ -166,7 +179,7 @@ impl Extent {
     }
 
     fn set(&self, writer: &mut Writer, window: u64, closed: bool) {
-        *writer = Writer { window, closed };
+        (writer.window, writer.closed) = (window, closed);
         self.window.store(window, Ordering::Relaxed);
         self.closed.store(closed, Ordering::Release);
     }
@@ -236,5 +249,15 @@ mod tests {
         extent.shrink(true, |_| Ok(())).unwrap();
         assert!(matches!(extent.append(1, |_| Ok(())), Err(AppendError::Sealed)));
         assert!(extent.contains(0, 4) && !extent.contains(0, 5) && !extent.contains(u64::MAX, 2));
+    }
+    #[test]
+    fn a_superseded_extent_neither_appends_nor_cuts() {
+        let extent = Extent::open(0);
+        extent.grow(8, |_| Ok(())).unwrap();
+        extent.append(3, |_| Ok(())).unwrap();
+        assert_eq!(extent.supersede(), 3);
+        assert!(matches!(extent.append(1, |_| Ok(())), Err(AppendError::Sealed)));
+        assert!(extent.grow(9, |_| unreachable!("closed")).is_err());
+        extent.shrink(true, |_| unreachable!("not ours any more")).unwrap();
     }
 }

@@ -160,19 +160,15 @@ impl SegmentFile for MappedSegment {
     }
 
     fn release_window(&self) -> io::Result<()> {
-        if self.mode.is_none() {
-            return Ok(());
+        if self.mode.is_some() {
+            self.file.unmap();
         }
-        self.file.unmap();
         self.file.shrink(false)
     }
 
     fn seal(&self) -> io::Result<()> {
-        if self.mode.is_none() {
-            return Ok(());
-        }
         self.file.shrink(true)?;
-        if self.file.is_mapped() {
+        if self.mode.is_some() && self.file.is_mapped() {
             // Readers at the tail are still in it.
             self.file.mark_used();
             self.maps.keep_sealed(&self.file);

@@ -190,16 +190,16 @@ impl Maps {
         });
     }
 
-    /// Enters a segment file that is opened for appends at the extent's end, unless that could
-    /// change bytes somebody still reads, or somebody else appends to it.
+    /// Enters a segment file that is opened for appends at the extent's end. Whoever appended to it
+    /// before cannot any more. Refused if that would change bytes somebody may still read.
     pub(super) fn enter_writer(&self, file: &fs::File, extent: &Arc<Extent>) -> io::Result<()> {
-        let busy = |other: &Extent| !other.is_closed() || other.published() > extent.published();
-        self.enter(file, extent, busy)
+        self.enter(file, extent, |other| other.supersede() > extent.published())
     }
 
-    /// Enters a segment file that is only read.
+    /// Enters a segment file that is only read. Refused if whoever appends to it has published
+    /// less, and may cut the rest.
     pub(super) fn enter_reader(&self, file: &fs::File, extent: &Arc<Extent>) -> io::Result<()> {
-        self.enter(file, extent, |_| false)
+        self.enter(file, extent, |other| other.cuts() && other.published() < extent.published())
     }
 
     fn enter(
@@ -212,10 +212,11 @@ impl Maps {
         let mut files = self.files.lock();
         let extents = files.open.entry(id).or_default();
         extents.retain(|other| other.strong_count() > 0);
-        if extents.iter().filter_map(Weak::upgrade).any(|other| busy(&other)) {
+        // All of them, not the first only: each is superseded by being asked.
+        if extents.iter().filter_map(Weak::upgrade).filter(|other| busy(other)).count() > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                "the segment file is being appended to, or slices of it past that point are in use",
+                "the segment file is in use, with another published end",
             ));
         }
         extents.push(Arc::downgrade(extent));

@@ -30,10 +30,10 @@
 //! # What the argument rests on
 //! * Nobody else writes to or cuts our files. Other processes are kept out by
 //!   [`DirLock`](super::dir::DirLock) (against those who ignore it, no map is safe). Inside the
-//!   process [`Maps`](super::maps::Maps) refuses a second writer of a file, a reopening below the
-//!   end of slices that still live, and opening a segment as a plain file. (Not refused, but not
-//!   done: keeping a plain handle from before, or changing files behind the back of
-//!   [`Disk`](super::Disk).)
+//!   process [`Maps`](super::maps::Maps) sees to it that a file has one writer: who opens it to
+//!   append supersedes the writer before, is refused below the end of slices that may still live,
+//!   and no segment in use is opened as a plain file. (Not refused, but not done: keeping a plain
+//!   handle from before, or changing files behind the back of [`Disk`](super::Disk).)
 //! * Blocks under the window are allocated and stay so: only file systems where that holds are
 //!   mapped ([`super::file_system`]). Elsewhere a store could meet ENOSPC, as a SIGBUS.
 //! * An I/O error while a page of a slice is read back in is a SIGBUS, which ends the process; the
@@ -265,13 +265,6 @@ impl MappedFile {
     /// Whether the map was used since the last call.
     pub(super) fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
-    }
-}
-
-impl Drop for MappedFile {
-    fn drop(&mut self) {
-        // Slices keep the extent in the registry; they bar no new writer behind their end.
-        self.extent.close();
     }
 }
 

@@ -92,13 +92,15 @@ pub trait Disk: fmt::Debug + Send + Sync {
     ) -> io::Result<Arc<dyn SegmentFile>>;
 
     /// Opens a segment file whose bytes below `published` are valid and will never change; fails if
-    /// the file has fewer. With `None` it is read-only.
+    /// the file has fewer. With `None` it is read-only; a handle that appends must have published
+    /// as much ([`io::ErrorKind::ResourceBusy`] otherwise, where segments are mapped).
     ///
     /// With `Some(mode)` it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
     /// What the file has past `published` is cut off first: else a whole frame behind a torn one
-    /// could come back to life once new frames fill the gap. While another handle may append to the
-    /// file, or slices past `published` are in use, this is refused
-    /// ([`io::ErrorKind::ResourceBusy`]) where segments are mapped.
+    /// could come back to life once new frames fill the gap. Another handle of the file that could
+    /// append cannot any more. While bytes past `published` may still be read through another
+    /// handle or a slice, this is refused ([`io::ErrorKind::ResourceBusy`]) where segments are
+    /// mapped.
     fn open_segment(
         &self,
         path: &Path,
@@ -191,9 +193,9 @@ pub trait SegmentFile: fmt::Debug + Send + Sync {
     /// After [`AppendError::Io`] the file takes no more appends: seal it and go on in a new one.
     fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError>;
 
-    /// Moves the window's end to at least `to`: allocates, and touches pages ahead of the writer so
-    /// that no append takes a page fault. Blocks; may run beside appends and reads. `ENOSPC` is
-    /// undone.
+    /// Moves the window's end to at least `to`: allocates and, for [`WriteMode::Map`], brings in
+    /// pages ahead of the writer so that no append takes a page fault. Blocks; may run beside
+    /// appends and reads. Undone on error, `ENOSPC` above all.
     fn extend(&self, to: u64) -> io::Result<()>;
 
     /// The `len` bytes at `position` if they are published and in memory: a view of the map or a

@@ -164,8 +164,11 @@ fn bytes_somebody_reads_are_not_written_to() {
     let path = place.path(0);
     let segment = place.disk.create_segment(&path, 8192, WriteMode::Map).unwrap();
     segment.append(&[&[1; 5000]]).unwrap();
-    busy(place.disk.open_segment(&path, 5000, Some(WriteMode::Write)));
     assert_eq!(place.disk.open(&path).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    busy(place.disk.open_segment(&path, 5001, None));
+    let reader = place.disk.open_segment(&path, 5000, None).unwrap();
+    assert_eq!(reader.read(0, 5000).unwrap(), vec![1; 5000]);
+    drop(reader);
     let slice = segment.try_slice(4000, 1000).unwrap();
     drop(segment);
     busy(place.disk.open_segment(&path, 4999, Some(WriteMode::Map)));
@@ -178,6 +181,25 @@ fn bytes_somebody_reads_are_not_written_to() {
     assert_eq!(cut.published(), 100);
     drop(cut);
     assert_eq!(place.disk.open(&path).unwrap().len().unwrap(), 100);
+}
+
+#[test]
+fn who_opens_a_segment_to_append_supersedes_the_one_before() {
+    let Some(place) = Place::new(DiskBounds::default()) else { return };
+    let path = place.path(0);
+    let before = place.disk.create_segment(&path, 8192, WriteMode::Map).unwrap();
+    before.append(&[&[1; 5000]]).unwrap();
+    let after = place.disk.open_segment(&path, 5000, Some(WriteMode::Map)).unwrap();
+    after.extend(8192).unwrap();
+    after.append(&[&[2; 3000]]).unwrap();
+    assert!(matches!(before.append(&[&[3]]), Err(AppendError::Sealed)));
+    assert!(before.extend(10_000).is_err());
+    let slice = after.try_slice(0, 8000).unwrap();
+    before.release_window().unwrap();
+    before.seal().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8192, "not cut under its successor");
+    assert_eq!((slice[0], slice[7999]), (1, 2));
+    assert_eq!(before.read(0, 5000).unwrap(), vec![1; 5000]);
 }
 
 /// The registry forgets files that are closed.

@@ -57,6 +57,10 @@ impl OffsetIndex {
         (first..len).filter_map(|at| self.entry(at))
     }
 
+    pub(super) const fn base(&self) -> Offset {
+        self.base
+    }
+
     pub(super) fn numbers(&self) -> &Numbers {
         &self.numbers
     }

@@ -20,15 +20,15 @@
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
 mod error;
+pub mod housekeeping;
 mod order;
 mod owner;
 mod pool;
 mod produce;
 mod read;
+pub mod registry;
 mod settings;
 mod waiters;
-pub mod registry;
-pub mod housekeeping;
 pub mod watch;
 
 pub use error::{FetchError, OffsetsError};

@@ -5,9 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use riverrun_proto::{
-    epoch::LeaderEpoch, offset::Offset, record::TimestampType, timestamp::Timestamp,
-};
+use riverrun_proto::{epoch::LeaderEpoch, offset::Offset, timestamp::Timestamp};
 
 use super::{
     owner::Partition,
@@ -16,6 +14,7 @@ use super::{
 };
 use crate::{
     clock::Instant,
+    config::TimestampType,
     log::{AppendError, Log, LogWork, ProducerCheck},
     replica::{Action, Admission, Durability, Event, Replica},
 };
@@ -195,7 +194,12 @@ impl State {
         }
     }
 
-    pub(super) fn park(&mut self, partition: &Arc<Partition>, append: Append, effects: &mut Effects) {
+    pub(super) fn park(
+        &mut self,
+        partition: &Arc<Partition>,
+        append: Append,
+        effects: &mut Effects,
+    ) {
         let bytes = append.batch.bytes().len();
         if self.parked_bytes + bytes > partition.env.parked_bytes_max && !self.parked.is_empty() {
             let busy = ProduceError::Busy { parked_bytes: self.parked_bytes };
@@ -238,7 +242,11 @@ impl State {
         for action in actions {
             match action {
                 Action::StartEpoch { epoch, start } => {
-                    debug_assert_eq!(start, self.log.log_end_offset(), "an epoch starts at the end");
+                    debug_assert_eq!(
+                        start,
+                        self.log.log_end_offset(),
+                        "an epoch starts at the end"
+                    );
                     self.log.note_epoch(epoch);
                 }
                 Action::Resign { .. } => {
@@ -337,4 +345,3 @@ impl State {
         }
     }
 }
-

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -16,21 +15,21 @@ use riverrun_proto::{
     epoch::LeaderEpoch,
     ids::{TopicName, TopicPartition},
     offset::Offset,
-    record::TimestampType,
-    timestamp::Timestamp,
 };
 
 use super::{
+    order::{Effects, State},
     pool::{IoPool, Lane},
-    produce::{Acks, Append, ProduceError, Produced, Ticket},
+    produce::Append,
     read::ReadBudget,
-    waiters::{Waiter, Waiters},
+    settings::Settings,
+    waiters::Waiters,
     watch::{ReadySet, Watch, Watchers},
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Instant},
     log::{Log, LogError, LogReader, LogWork, LogWorkDone},
-    replica::{Action, Admission, Durability, Event, Registration, Replica},
+    replica::{Event, Registration, Replica},
 };
 
 /// What all partitions of a broker share.
@@ -67,22 +66,22 @@ pub struct PartitionOffsets {
 pub struct Partition {
     id: TopicPartition,
     topic: TopicName,
-    env: PartitionEnv,
-    settings: ArcSwap<Settings>,
+    pub(super) env: PartitionEnv,
+    pub(super) settings: ArcSwap<Settings>,
     state: Mutex<State>,
     /// Told when no work of the log is under way.
     idle: Condvar,
-    published: Published,
+    pub(super) published: Published,
     pub(super) reader: LogReader,
     watchers: Arc<Watchers>,
 }
 
 /// What readers see without the lock. Written under it.
 #[derive(Debug)]
-struct Published {
-    high_watermark: AtomicI64,
+pub(super) struct Published {
+    pub(super) high_watermark: AtomicI64,
     /// The leader epoch while this broker leads, else −1.
-    leads: AtomicI32,
+    pub(super) leads: AtomicI32,
     closed: AtomicBool,
     /// Produces wait for their acks.
     waiters: AtomicBool,
@@ -198,7 +197,9 @@ impl Partition {
         let now = self.env.clock.now();
         let retention = self.settings.load().retention;
         self.change(|state, effects| {
-            if let Some(due) = state.log.retention_due(now, &retention, state.replica.high_watermark()) {
+            if let Some(due) =
+                state.log.retention_due(now, &retention, state.replica.high_watermark())
+            {
                 state.advance_log_start(due, effects);
             }
         });
@@ -292,10 +293,6 @@ impl Partition {
         self.watchers.register(set, token)
     }
 
-    pub(super) fn env(&self) -> &PartitionEnv {
-        &self.env
-    }
-
     /// Looks at the protocol's state under the lock.
     pub(super) fn with_replica<T>(&self, look: impl FnOnce(&Replica, &Log) -> T) -> T {
         let state = self.state.lock();
@@ -311,7 +308,9 @@ impl Partition {
             state.start_work(&mut effects);
             let waits = state.waiters.len() > 0 || !state.parked.is_empty();
             self.published.waiters.store(waits, Ordering::Relaxed);
-            self.published.dirty_bytes.store(state.log.bytes_above_recovery_point(), Ordering::Relaxed);
+            self.published
+                .dirty_bytes
+                .store(state.log.bytes_above_recovery_point(), Ordering::Relaxed);
             if state.works == 0 {
                 self.idle.notify_all();
             }

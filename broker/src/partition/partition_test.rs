@@ -252,7 +252,8 @@ fn offsets_are_dense_and_what_is_acked_is_readable_in_order() {
         let mut expected = 0;
         for tag in 0..50 {
             let records = 1 + tag % 7;
-            harness.send(u64::try_from(tag).unwrap(), batch(usize::try_from(records).unwrap(), 100));
+            harness
+                .send(u64::try_from(tag).unwrap(), batch(usize::try_from(records).unwrap(), 100));
             let (base, last) = harness.offsets(u64::try_from(tag).unwrap());
             assert_eq!((base, last), (expected, expected + records - 1));
             expected += records;
@@ -275,8 +276,7 @@ fn durability_disk_survives_power_loss_at_the_ack() {
     let shared: Arc<dyn crate::io::Disk> = Arc::new(found);
     let env = LogEnv::new(Arc::clone(&shared), Failure::open(shared, &data), 12);
     let dir = data.join(harness.partition.id().to_string());
-    let (log, _) =
-        Log::open(&env, dir, LogConfig::default(), false, harness.clock.now()).unwrap();
+    let (log, _) = Log::open(&env, dir, LogConfig::default(), false, harness.clock.now()).unwrap();
     assert_eq!(log.log_end_offset(), at(3));
 }
 

@@ -178,7 +178,7 @@ impl Partition {
     }
 
     async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
-        let budget = &self.env().read_budget;
+        let budget = &self.env.read_budget;
         let bytes = u32::try_from(cold.max_bytes()).unwrap_or(u32::MAX).clamp(1, budget.total);
         let _permit = Arc::clone(&budget.permits).acquire_many_owned(bytes).await;
         self.on_pool(move || cold.run()).await
@@ -189,7 +189,7 @@ impl Partition {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FetchError> {
         let (answer, answered) = oneshot::channel();
-        self.env().pool.run(Lane::Read, move || {
+        self.env.pool.run(Lane::Read, move || {
             // The reader may be gone; then nobody wants to know.
             let _ = answer.send(job());
         });
@@ -207,9 +207,7 @@ impl Partition {
             }));
         };
         match given {
-            Some(given) if given < current => {
-                Err(FetchError::FencedLeaderEpoch { given, current })
-            }
+            Some(given) if given < current => Err(FetchError::FencedLeaderEpoch { given, current }),
             Some(given) if given > current => {
                 Err(FetchError::UnknownLeaderEpoch { given, current })
             }

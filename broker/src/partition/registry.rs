@@ -334,11 +334,14 @@ fn sort_out_directories(
             Ok(id) if image.partition(id).is_some() => {
                 present.insert(id);
             }
-            Ok(id) if image.deleted_at(id.topic).is_some() => log::remove_partition(&env.log, &path)?,
+            Ok(id) if image.deleted_at(id.topic).is_some() => {
+                log::remove_partition(&env.log, &path)?
+            }
             _ => {
                 let aside = env.dir.join(format!("{}{SET_ASIDE}", entry.name));
                 disk.rename(&path, &aside).map_err(failed("renaming a directory in"))?;
-                disk.sync_dir(&env.dir, SyncPoint::PartitionRemovedDir).map_err(failed("syncing"))?;
+                disk.sync_dir(&env.dir, SyncPoint::PartitionRemovedDir)
+                    .map_err(failed("syncing"))?;
                 tracing::warn!(dir = %path.display(), now = %aside.display(), "directory of no known topic set aside");
                 report.set_aside.push(aside);
             }

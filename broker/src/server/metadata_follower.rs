@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    controller::{subscription::{Subscription, Update}},
+    controller::{Subscription, Update},
     metadata::{Delta, MetadataImage},
     partition::registry::Registry,
     shutdown::Running,

@@ -24,7 +24,7 @@ use std::{
 
 use riverrun_proto::ids::BrokerId;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
 pub use embedded::{Embedded, EmbeddedBuilder};
@@ -33,23 +33,20 @@ use crate::{
     clock::{Clock, SystemClock},
     config::Config,
     controller::{
-        error::{OpenError, QuorumError},
-        local::{LocalOptions, LocalQuorum},
-        meta_properties::MetaProperties,
-        producer_ids::ProducerIds,
-        quorum::MetaQuorum,
+        Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
+        QuorumError, topics::TopicPolicy,
     },
     http::{HttpServer, Probes, Readiness},
     io::real::{MapPolicy, RealDisk},
-    log::LogEnv,
+    log::{LogBudgets, LogEnv, SaltSource},
     partition::{
         IoPool, PartitionEnv, ReadBudget,
         housekeeping::{EXPIRY_INTERVAL, Housekeeping},
         registry::{OpenReport, Registry, RegistryEnv},
     },
-    service::{self, ServiceEnv},
+    service::{self, ServiceEnv, limits::Limits},
     shutdown::{Phase, Shutdown},
-    telemetry::{Bounds, Registry as Metrics},
+    telemetry::{Bounds, Registry as Metrics, RequestMetrics, TopicMetrics},
 };
 
 /// Time that parts have to end once they were told to, past the drain.
@@ -63,6 +60,8 @@ pub struct Server {
     http: SocketAddr,
     drain: Duration,
     parts: Parts,
+    /// Ends by itself once it has drained.
+    serving: JoinHandle<()>,
     report: OpenReport,
 }
 
@@ -141,7 +140,7 @@ impl Server {
             move || open_metadata(&config)
         })
         .await?;
-        register::register(&*quorum, &config, identity, grpc).await?;
+        let broker_epoch = register::register(&*quorum, &config, identity, grpc).await?;
 
         let subscription = quorum.subscribe();
         let pool = IoPool::start(io_threads(&config), io_threads(&config))
@@ -149,7 +148,7 @@ impl Server {
         let budget = config.broker.memory_budget_bytes();
         let read_budget =
             ReadBudget::new(clamp_u32(budget.percent(config.fetch.cold_read_percent).get()));
-        let admission_bytes = budget.percent(config.produce.admission_percent).get();
+        let limits = Limits::new(&config, budget);
         let (registry, report) = blocking({
             let env = RegistryEnv {
                 me: identity.node,
@@ -157,13 +156,14 @@ impl Server {
                 log: LogEnv::new(
                     Arc::clone(directory.disk()),
                     directory.failure().clone(),
-                    rand::random(),
+                    SaltSource::random(),
+                    LogBudgets::default(),
                 ),
                 partition: PartitionEnv {
                     clock: Arc::clone(&clock),
                     pool: pool.clone(),
                     read_budget: read_budget.clone(),
-                    parked_bytes_max: usize::try_from(admission_bytes / 4).unwrap_or(usize::MAX),
+                    parked_bytes_max: limits.admission_bytes / 4,
                 },
                 topic_defaults: config.topic.clone(),
                 log_settings: config.log.clone(),
@@ -202,24 +202,30 @@ impl Server {
         tokio::spawn(http.serve(parts.shutdown.clone()));
 
         let quorum: Arc<dyn MetaQuorum> = Arc::clone(&parts.quorum) as Arc<dyn MetaQuorum>;
-        let service = ServiceEnv::new(
-            &config,
-            identity,
-            Arc::clone(&parts.registry),
-            Arc::clone(&quorum),
-            ProducerIds::new(quorum, identity.node),
+        let env = ServiceEnv {
+            broker: identity.node,
+            cluster: identity.cluster,
+            limits,
+            network: config.network.clone(),
+            auto_create: config.broker.auto_create_topics_enable,
+            registry: Arc::clone(&parts.registry),
+            producer_ids: ProducerIds::new(Arc::clone(&quorum), identity.node, broker_epoch),
+            controller: Controller::new(
+                quorum,
+                TopicPolicy::new(&config.broker, config.topic.clone()),
+            ),
             clock,
-            admission_bytes,
-            &metrics,
-            &bounds,
-            parts.shutdown.clone(),
-        );
-        tokio::spawn(service::serve(listener, service));
+            requests: RequestMetrics::register(&metrics),
+            topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
+            shutdown: parts.shutdown.clone(),
+        };
+        let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
         Ok(Self {
             grpc,
             http: http_address,
             drain: config.broker.shutdown_drain_ms,
             parts,
+            serving,
             report,
         })
     }
@@ -243,8 +249,8 @@ impl Server {
     pub async fn stop(self) -> Stopped {
         let Parts { shutdown, directory, quorum, registry, pool } = self.parts;
         shutdown.begin_drain();
-        // Ports and housekeeping end when told to stop; whoever serves clients ends by itself.
-        let _ = tokio::time::timeout(self.drain, service::drained(&shutdown)).await;
+        // Calls and streams end by themselves; the other parts end when they are told to.
+        let _ = tokio::time::timeout(self.drain, self.serving).await;
         shutdown.stop();
         quorum.shutdown().await;
         let cut_off = shutdown.finished(STOP_GRACE).await.err().map(|still| still.to_string());

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use riverrun_proto::ids::IncarnationId;
+use riverrun_proto::{epoch::BrokerEpoch, ids::IncarnationId};
 
 use crate::{
     config::Config,
-    controller::{error::QuorumError, meta_properties::MetaProperties, quorum::MetaQuorum},
+    controller::{MetaProperties, MetaQuorum, QuorumError},
     metadata::{
-        Command, Endpoint, FeatureLevel, FeatureRange,
+        Command, Endpoint, FeatureLevel, FeatureRange, Reply,
         command::{RegisterBroker, SetFeatureLevel},
     },
 };
@@ -21,7 +21,7 @@ pub(super) async fn register(
     config: &Config,
     identity: MetaProperties,
     grpc: SocketAddr,
-) -> Result<(), QuorumError> {
+) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
         let level =
             SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
@@ -35,8 +35,10 @@ pub(super) async fn register(
         rack: config.broker.rack.clone(),
         features: FeatureRange::SUPPORTED,
     };
-    quorum.propose(Command::RegisterBroker(broker)).await?;
-    Ok(())
+    match quorum.propose(Command::RegisterBroker(broker)).await?.reply {
+        Reply::BrokerEpoch(epoch) => Ok(epoch),
+        other => unreachable!("a registration is answered with its epoch, not {other:?}"),
+    }
 }
 
 /// What clients are told to dial.

@@ -1,0 +1,244 @@
+//! Cutting the end off a log: on a replica whose end differs from its leader's.
+//!
+//! No published byte is changed. The segment that holds the cut is sealed there, what follows is
+//! removed, and a new segment begins at the cut; readers who hold slices of what was cut keep them.
+//!
+//! ```text
+//! 1. checkpoint: the recovery point moves back to the cut        (synced)
+//!      else a crash would make the missing end look like damage
+//! 2. segments above removed, from the highest down; directory    (synced)
+//!      else they come back, and new records may grow up to where one of them fits on
+//! 3. what is kept                                                (synced)
+//! 4. new segment with its header, and its name                   (synced)
+//!      else the next open takes the cut-off frames for the log's end again
+//! ```
+//! Only then may anything be appended, or the new end be told to anybody.
+
+use std::sync::Arc;
+
+use riverrun_proto::{offset::Offset, timestamp::Timestamp};
+
+use super::{
+    checkpoint::{Checkpoint, LogPoint},
+    checkpointing,
+    error::LogError,
+    flush, index_files,
+    layout::{self, FileName, SEGMENT_HEADER_BYTES},
+    producer_state::{ProducerLimits, ProducerStates},
+    reader, readying, replay,
+    segment::{OpenSegment, Segment, SegmentEnd},
+    segment_list::SegmentList,
+    shared::Shared,
+    walk::{SCAN_CHUNK_BYTES, Step, Walk, WalkStart},
+    work::{Context, Outcome},
+};
+use crate::io::{SyncPoint, WriteMode};
+
+/// A truncation to be done.
+#[derive(Debug)]
+pub(super) struct Truncate {
+    pub(super) to: Offset,
+    pub(super) list: Arc<SegmentList>,
+    /// Segments that were sealed and are not known to be durable.
+    pub(super) unsynced: Vec<Arc<OpenSegment>>,
+    pub(super) log_start: Offset,
+    pub(super) ahead: u64,
+    pub(super) mode: WriteMode,
+    pub(super) limits: ProducerLimits,
+    pub(super) now: Timestamp,
+}
+
+/// A truncation that is durable.
+#[derive(Debug)]
+pub(super) struct Truncated {
+    pub(super) end: Offset,
+    /// Everything below the new segment.
+    pub(super) kept: SegmentList,
+    /// The segment that was cut, if one was.
+    pub(super) cut: Option<Offset>,
+    pub(super) active: Arc<OpenSegment>,
+    pub(super) producers: ProducerStates,
+    pub(super) recovery_point: LogPoint,
+}
+
+/// A log to be emptied, to begin anew elsewhere.
+#[derive(Debug)]
+pub(super) struct Reset {
+    pub(super) to: Offset,
+}
+
+// === impl Truncate ===
+
+impl Truncate {
+    pub(super) fn run(self, context: &Context<'_>) -> Outcome {
+        let mut on_disk = context.side.checkpoint.lock();
+        let _tail = context.side.tail.lock();
+        if context.is_void() {
+            return Outcome::Void(super::work::Voided::Other);
+        }
+        let result = self.cut(context.shared, &mut on_disk);
+        Outcome::Truncate(result.map(Box::new))
+    }
+
+    fn cut(self, shared: &Shared, on_disk: &mut Checkpoint) -> Result<Truncated, LogError> {
+        shared.env.failure.check()?;
+        shared.env.counters.truncations.add(1);
+        let (cut, point) = self.find_cut(shared)?;
+        if on_disk.recovery_point.offset > point.offset || on_disk.high_watermark > point.offset {
+            let next = Checkpoint {
+                recovery_point: point,
+                high_watermark: on_disk.high_watermark.min(point.offset),
+                log_start: on_disk.log_start.min(point.offset),
+            };
+            checkpointing::write_checkpoint(shared, on_disk, next)?;
+        }
+        remove_from(shared, point.offset)?;
+        let before = self.unsynced.iter().filter(|open| open.base() < point.offset);
+        for open in before.chain(cut.iter().map(|(_, open)| open)) {
+            flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
+        }
+        let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
+        flush::sync_segment(shared, &new, SyncPoint::SegmentHeader)?;
+        flush::sync_dir(shared, SyncPoint::SegmentCreatedDir)?;
+
+        let mut kept = self.list.below(point.offset);
+        if let Some((cut, _)) = &cut {
+            kept = kept.below(cut.base()).with(cut.clone());
+        }
+        let limits = self.limits;
+        let mut loaded = replay::load_snapshot(shared, point.offset, limits)?;
+        let from = loaded.as_of.unwrap_or(self.log_start);
+        replay::frames(shared, &kept, from, point.offset, |frame| {
+            replay::follow(&mut loaded.states, &frame.header, frame.base, self.now);
+        })?;
+        Ok(Truncated {
+            end: point.offset,
+            kept,
+            cut: cut.map(|(segment, _)| segment.base()),
+            active: Arc::new(new),
+            producers: loaded.states,
+            recovery_point: on_disk.recovery_point,
+        })
+    }
+
+    /// The batch boundary at or below `to`, and the segment that ends there as it is from now on.
+    #[expect(clippy::type_complexity, reason = "a segment and what is open of it")]
+    fn find_cut(
+        &self,
+        shared: &Shared,
+    ) -> Result<(Option<(Arc<Segment>, Arc<OpenSegment>)>, LogPoint), LogError> {
+        let below = self.list.below(self.to);
+        let Some(last) = below.last() else {
+            return Ok((None, LogPoint::start_of_segment(self.to)));
+        };
+        let open = reader::open_segment(shared, last)?;
+        let base = last.base();
+        let start = (base, SEGMENT_HEADER_BYTES as u64);
+        let (offset, position) = open.offsets.floor(self.to).unwrap_or(start);
+        let start = WalkStart {
+            position,
+            offset,
+            end: last.end().map_or_else(|| open.file.published(), |end| end.position),
+            verify_below: u64::MAX,
+            chunk_bytes: SCAN_CHUNK_BYTES,
+        };
+        let read = |position, len| open.file.read(position, len).map(Some);
+        let mut walk = Walk::new(&open.codec, start, read);
+        let mut end = SegmentEnd { offset, position };
+        loop {
+            let path = || shared.segment_path(base);
+            match walk.step().map_err(|error| LogError::io("reading", &path(), error))? {
+                Step::Frame(frame) if frame.next <= self.to => {
+                    end = SegmentEnd { offset: frame.next, position: walk.position() };
+                }
+                // What follows goes anyway, be it whole or damaged.
+                _ => break,
+            }
+        }
+        let point = LogPoint { offset: end.offset, segment: base, position: end.position };
+        if end.offset == base {
+            // Nothing of this segment stays: the new one takes its name.
+            let before = below.below(base);
+            let point = match before.last().and_then(|last| Some((last.base(), last.end()?))) {
+                Some((segment, end)) => {
+                    LogPoint { offset: base, segment, position: end.position }
+                }
+                None => LogPoint::start_of_segment(base),
+            };
+            return Ok((None, point));
+        }
+        let cut = OpenSegment::new(open.file.clone(), base, open.salt, open.appended_from);
+        let head = index_files::rebuild(
+            &cut,
+            base,
+            end,
+            shared.index_interval_bytes(),
+            &shared.segment_path(base),
+        )?;
+        // An index that is not written is made again by whoever misses it.
+        let _ = index_files::write(shared.env.disk.as_ref(), &shared.dir, &head, &cut);
+        let segment = Arc::new(Segment::sealed(end, &head));
+        let cut = Arc::new(cut);
+        segment.set_open(cut.clone());
+        shared.env.open_segments.admit(&segment, cut.index_bytes());
+        Ok((Some((segment, cut)), point))
+    }
+}
+
+// === impl Reset ===
+
+impl Reset {
+    pub(super) fn run(self, context: &Context<'_>) -> Outcome {
+        let mut on_disk = context.side.checkpoint.lock();
+        let _tail = context.side.tail.lock();
+        if context.is_void() {
+            return Outcome::Void(super::work::Voided::Other);
+        }
+        let shared = context.shared;
+        let empty = Checkpoint::empty_at(self.to);
+        // First the checkpoint: what is left of the files after a crash lies outside of it.
+        let result = shared
+            .env
+            .failure
+            .check()
+            .map_err(LogError::from)
+            .and_then(|()| checkpointing::write_checkpoint(shared, &mut on_disk, empty))
+            .and_then(|()| remove_from(shared, Offset::ZERO))
+            .map(|()| self.to);
+        Outcome::Reset(result)
+    }
+}
+
+/// Removes segments that begin at `from` or later, the highest first, with their indexes, and
+/// snapshots of what lies beyond `from`; durably.
+pub(super) fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
+    let disk = shared.env.disk.as_ref();
+    let entries = disk
+        .list(&shared.dir)
+        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let mut removed = false;
+    // Sorted by name, which is by offset.
+    for entry in entries.iter().rev() {
+        let path = match FileName::parse(&entry.name) {
+            Some(FileName::Segment(base)) if base >= from => {
+                layout::segment_file(&shared.dir, base)
+            }
+            Some(FileName::OffsetIndex(base)) if base >= from => {
+                layout::offset_index_file(&shared.dir, base)
+            }
+            Some(FileName::TimeIndex(base)) if base >= from => {
+                layout::time_index_file(&shared.dir, base)
+            }
+            Some(FileName::Snapshot(as_of)) if as_of > from || from == Offset::ZERO => {
+                layout::snapshot_file(&shared.dir, as_of)
+            }
+            _ => continue,
+        };
+        disk.remove_file(&path).map_err(|error| shared.failed("removing", &path, error))?;
+        removed = true;
+    }
+    if removed {
+        flush::sync_dir(shared, SyncPoint::SegmentRemovedDir)?;
+    }
+    Ok(())
+}
