@@ -16,3 +16,4 @@ pub mod partition;
 pub mod controller;
 
 pub mod http;
+pub mod service;
