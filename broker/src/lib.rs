@@ -17,3 +17,6 @@ pub mod controller;
 
 pub mod http;
 pub mod service;
+pub mod server;
+
+pub mod cli;

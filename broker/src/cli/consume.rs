@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
-use riverrun_client::{Client, Consumer, ConsumerRecord, Position, Topic, TopicPartition};
+use riverrun_client::{Admin, Client, Consumer, ConsumerRecord, Position, Topic, TopicPartition};
 
 use super::{
     consume_range::{Edges, Range, Times},
@@ -84,13 +84,13 @@ pub(crate) async fn run(args: ConsumeArgs, session: &Session) -> Result<()> {
     let mut interrupt = session::interrupt()?;
     let mut wanted = Vec::new();
     for name in &args.topics {
-        let topic = match client.admin().describe_topic(name.as_str()).await {
+        let topic = match session.admin(&client).describe_topic(name.as_str()).await {
             Ok(description) => description.topic,
             Err(e) => return Err(session.explain(&client, name, e).await),
         };
         wanted.extend(choose(&topic, &args.partitions)?);
     }
-    let ranges = resolve(&client, &wanted, &args).await?;
+    let ranges = resolve(&session.admin(&client), &wanted, &args).await?;
     let started = session::monotonic();
     let mut printed = Printed::default();
     let read = read(&client, ranges, &args, &mut interrupt, session, &mut printed).await;
@@ -121,9 +121,9 @@ fn choose(
 }
 
 /// Turns what was typed into offsets of each partition, once, at the start.
-async fn resolve(client: &Client, wanted: &[TopicPartition], args: &ConsumeArgs) -> Result<Ranges> {
+async fn resolve(admin: &Admin, wanted: &[TopicPartition], args: &ConsumeArgs) -> Result<Ranges> {
     let now = SystemClock.now();
-    let offsets = async |position| offsets(client, wanted, position).await;
+    let offsets = async |position| offsets(admin, wanted, position).await;
     let starts = offsets(Position::Earliest).await?;
     let ends = offsets(Position::Latest).await?;
     let at_time = async |place: Option<Place>| match place {
@@ -149,12 +149,12 @@ async fn resolve(client: &Client, wanted: &[TopicPartition], args: &ConsumeArgs)
 
 /// An offset per partition, in order.
 async fn offsets(
-    client: &Client,
+    admin: &Admin,
     partitions: &[TopicPartition],
     position: Position,
 ) -> Result<Vec<i64>> {
     let queries = partitions.iter().map(|partition| (partition.clone(), position));
-    let results = client.admin().list_offsets(queries).await?;
+    let results = admin.list_offsets(queries).await?;
     results.into_iter().map(|result| Ok(result?.offset)).collect()
 }
 

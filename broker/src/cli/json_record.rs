@@ -17,6 +17,7 @@ use std::{borrow::Cow, fmt, str};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
+use riverrun_client::ConsumerRecord;
 use serde::{
     Deserialize, Deserializer, Serialize,
     de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -113,6 +114,21 @@ struct ReadHeader {
 struct ReadHeaders(Vec<ReadHeader>);
 
 // === impl RecordView ===
+
+impl<'a> From<&'a ConsumerRecord> for RecordView<'a> {
+    fn from(record: &'a ConsumerRecord) -> Self {
+        Self {
+            topic: record.topic(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp_ms: record.timestamp_ms(),
+            leader_epoch: record.leader_epoch(),
+            key: record.key(),
+            value: record.value(),
+            headers: record.headers().iter().map(|h| (h.key(), h.value())).collect(),
+        }
+    }
+}
 
 impl Serialize for RecordView<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -19,12 +19,12 @@ use std::{
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use riverrun_client::{Acks, Client, Codec, Delivery, Producer, Record};
+use riverrun_client::{Acks, Compression, Delivery, Error, Producer, Record};
 use riverrun_proto::limits::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use super::{
-    error::{Exit, Failure, Result},
+    error::{Failure, Result},
     input::{self, Input, InputFormat, InputRecord},
     interrupt::Interrupt,
     lines::LineReader,
@@ -160,7 +160,6 @@ struct Sent {
 pub(crate) async fn run(args: ProduceArgs, session: &Session) -> Result<()> {
     let client = session.client().await?;
     let mut interrupt = session::interrupt()?;
-    check_topic(&args, &client, session).await?;
     let producer = client
         .producer()
         .acks(args.acks.into())
@@ -184,35 +183,17 @@ pub(crate) async fn run(args: ProduceArgs, session: &Session) -> Result<()> {
     };
     let elapsed = session::monotonic().duration_since(started);
     session.say(summary.line(&args.topic, elapsed));
-    if let Some((line, failure)) = failed {
-        if failure.is_quiet() {
-            return Err(failure);
+    match failed {
+        None => {}
+        Some(Stopped::Printing(failure)) => return Err(failure),
+        Some(Stopped::Record { line, error }) => {
+            let failure = session.explain(&client, &args.topic, error).await;
+            return Err(failure.context(format!("line {line}")));
         }
-        return Err(failure.context(format!("line {line}")));
     }
     sending?;
     producer.close(DRAIN_TIMEOUT).await?;
     Ok(())
-}
-
-/// An unknown topic is found before any input is read, with the name that was meant.
-async fn check_topic(args: &ProduceArgs, client: &Client, session: &Session) -> Result<()> {
-    match client.admin().describe_topic_or_create(args.topic.as_str()).await {
-        Ok(topic) => match args.partition {
-            Some(partition) if partition as usize >= topic.partitions.len() => {
-                Err(Failure::new(
-                    Exit::NotFound,
-                    format!(
-                        "topic '{}' has no partition {partition}: its partitions are 0 to {}",
-                        args.topic,
-                        topic.partitions.len().saturating_sub(1)
-                    ),
-                ))
-            }
-            _ => Ok(()),
-        },
-        Err(e) => Err(session.explain(client, &args.topic, e).await),
-    }
 }
 
 /// Sends until the input ends, a line is wrong, or Ctrl-C.
@@ -325,20 +306,28 @@ fn read_file(path: &Path, delimiter: &[u8], to: &mpsc::Sender<Result<NumberedLin
     Ok(())
 }
 
-/// Counts what is acknowledged until all is or something fails; then also says what and where.
+/// Why not everything was acknowledged or printed.
+enum Stopped {
+    /// A record was not written.
+    Record { line: u64, error: Error },
+    /// Nobody reads what is printed.
+    Printing(Failure),
+}
+
+/// Counts what is acknowledged until all is or something fails.
 async fn await_deliveries(
     mut deliveries: mpsc::Receiver<Sent>,
     print: Option<Arc<str>>,
-) -> (Summary, Option<(u64, Failure)>) {
+) -> (Summary, Option<Stopped>) {
     let mut summary = Summary::default();
     let mut unprinted = Vec::new();
+    let mut stopped = None;
     while let Some(Sent { line, bytes, delivery }) = deliveries.recv().await {
         let written = match delivery.await {
             Ok(written) => written,
-            Err(e) => {
-                // What was acknowledged is told whatever came after it.
-                let failure = print_all(&mut unprinted).err().unwrap_or_else(|| e.into());
-                return (summary, Some((line, failure)));
+            Err(error) => {
+                stopped = Some(Stopped::Record { line, error });
+                break;
             }
         };
         summary.add(written.partition(), written.offset(), bytes);
@@ -348,11 +337,14 @@ async fn await_deliveries(
         if (deliveries.is_empty() || unprinted.len() > PRINT_BYTES)
             && let Err(failure) = print_all(&mut unprinted)
         {
-            return (summary, Some((line, failure)));
+            return (summary, Some(Stopped::Printing(failure)));
         }
     }
-    let failed = print_all(&mut unprinted).err().map(|failure| (0, failure));
-    (summary, failed)
+    // What was acknowledged is told whatever came after it.
+    match print_all(&mut unprinted) {
+        Ok(()) => (summary, stopped),
+        Err(failure) => (summary, stopped.or(Some(Stopped::Printing(failure)))),
+    }
 }
 
 fn place(topic: &str, partition: u32, offset: Option<i64>) -> String {
@@ -419,7 +411,7 @@ impl From<AcksArg> for Acks {
     }
 }
 
-impl From<CompressionArg> for Codec {
+impl From<CompressionArg> for Compression {
     fn from(codec: CompressionArg) -> Self {
         match codec {
             CompressionArg::None => Self::None,

@@ -3,7 +3,7 @@
 
 use std::{env, time::Duration};
 
-use riverrun_client::{Client, Error, ErrorKind};
+use riverrun_client::{Admin, Client, Error, ErrorKind, SendError};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
@@ -68,6 +68,11 @@ impl Session {
         Err(unavailable(format!("no broker can be reached: {}", refused.join(", "))))
     }
 
+    /// Calls about topics, within the timeout.
+    pub(crate) fn admin(&self, client: &Client) -> Admin {
+        client.admin().timeout(self.timeout)
+    }
+
     /// Explains an error about `topic`: with the name that was meant, if that is what is wrong.
     pub(crate) async fn explain(&self, client: &Client, topic: &str, error: Error) -> Failure {
         if error.kind() != ErrorKind::UnknownTopic {
@@ -127,6 +132,12 @@ pub(crate) fn init_logging() {
     let config = Config::load(None, variable, flags).unwrap_or_default();
     // A process that has a subscriber already keeps it.
     let _ = telemetry::init_logging(&config.telemetry);
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        Self::failed(error.to_string())
+    }
 }
 
 fn unavailable(what: String) -> Failure {

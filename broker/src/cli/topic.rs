@@ -1,9 +1,6 @@
 //! `riverrun topic`: create, list, describe, alter and delete topics.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, IsTerminal as _, Write as _},
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Args, Subcommand};
 use riverrun_client::{Client, Topic, TopicDescription};
@@ -150,7 +147,7 @@ pub(crate) async fn run(command: TopicCommand, session: &Session) -> Result<()> 
     let client = session.client().await?;
     match command {
         TopicCommand::Create(args) => create(args, &client, session).await,
-        TopicCommand::List(args) => list(&args, &client).await,
+        TopicCommand::List(args) => list(&args, &client, session).await,
         TopicCommand::Describe(args) => describe(args, &client, session).await,
         TopicCommand::Alter(args) => alter(args, &client, session).await,
         TopicCommand::Delete(args) => delete(args, &client, session).await,
@@ -160,7 +157,10 @@ pub(crate) async fn run(command: TopicCommand, session: &Session) -> Result<()> 
 async fn create(args: CreateArgs, client: &Client, session: &Session) -> Result<()> {
     let mut topics = Vec::new();
     for name in &args.topics {
-        let mut call = client.admin().create_topic(name.as_str()).validate_only(args.dry_run);
+        let mut call = session.admin(client).create_topic(name.as_str());
+        if args.dry_run {
+            call = call.validate_only();
+        }
         if let Some(partitions) = args.partitions {
             call = call.partitions(partitions);
         }
@@ -196,8 +196,8 @@ fn print_topics(topics: &[Topic], done: &str, output: OutputArgs) -> Result<()> 
     out.flush()
 }
 
-async fn list(args: &ListArgs, client: &Client) -> Result<()> {
-    let mut topics = client.admin().list_topics().await?;
+async fn list(args: &ListArgs, client: &Client, session: &Session) -> Result<()> {
+    let mut topics = session.admin(client).list_topics().await?;
     topics.sort_by(|a, b| a.name.cmp(&b.name));
     let mut out = Stdout::lock();
     if args.output.is_json() {
@@ -220,7 +220,7 @@ async fn list(args: &ListArgs, client: &Client) -> Result<()> {
 async fn describe(args: DescribeArgs, client: &Client, session: &Session) -> Result<()> {
     let mut topics = Vec::new();
     for name in &args.topics {
-        match client.admin().describe_topic(name.as_str()).await {
+        match session.admin(client).describe_topic(name.as_str()).await {
             Ok(topic) => topics.push(topic),
             Err(e) => return Err(session.explain(client, name, e).await),
         }
@@ -311,23 +311,34 @@ async fn alter(args: AlterArgs, client: &Client, session: &Session) -> Result<()
         return Err(Failure::usage("nothing to change")
             .advise("give --partitions N, --config KEY=VALUE or --reset KEY"));
     }
-    let admin = client.admin();
+    let admin = session.admin(client);
     let name = args.topic.as_str();
     // Both are checked before either is done: what can be refused is refused as a whole.
     let dry_runs: &[bool] = if args.dry_run { &[true] } else { &[true, false] };
     let mut entries = None;
     for &dry_run in dry_runs {
         if !args.configs.is_empty() || !args.reset.is_empty() {
-            let set: BTreeMap<_, _> = args.configs.iter().cloned().collect();
-            let altered = admin.alter_topic_configs(name, set, args.reset.clone(), dry_run).await;
-            match altered {
+            let mut call = admin.alter_configs(name);
+            for (key, value) in &args.configs {
+                call = call.set(key.as_str(), value.as_str());
+            }
+            for key in &args.reset {
+                call = call.reset(key.as_str());
+            }
+            if dry_run {
+                call = call.validate_only();
+            }
+            match call.send().await {
                 Ok(altered) => entries = Some(altered),
                 Err(e) => return Err(session.explain(client, name, e).await),
             }
         }
-        if let Some(partitions) = args.partitions
-            && let Err(e) = admin.create_partitions(name, partitions, dry_run).await
-        {
+        let grown = match args.partitions {
+            None => Ok(()),
+            Some(partitions) if dry_run => admin.check_create_partitions(name, partitions).await,
+            Some(partitions) => admin.create_partitions(name, partitions).await.map(|_| ()),
+        };
+        if let Err(e) = grown {
             return Err(session.explain(client, name, e).await);
         }
     }
@@ -358,7 +369,7 @@ async fn alter(args: AlterArgs, client: &Client, session: &Session) -> Result<()
 async fn delete(args: DeleteArgs, client: &Client, session: &Session) -> Result<()> {
     let mut topics = Vec::new();
     for name in &args.topics {
-        match client.admin().describe_topic(name.as_str()).await {
+        match session.admin(client).describe_topic(name.as_str()).await {
             Ok(topic) => topics.push(topic),
             Err(e) => return Err(session.explain(client, name, e).await),
         }
@@ -383,7 +394,7 @@ async fn delete(args: DeleteArgs, client: &Client, session: &Session) -> Result<
             confirm(&format!("Delete topic {name} ({lost}) for good?"))?;
         }
         // By its id: a topic that was made anew meanwhile is another one.
-        let deleted = client.admin().delete_topic_with_id(&**name, topic.topic.id).await;
+        let deleted = session.admin(client).delete_topic_by_id(&**name, topic.topic.id).await;
         if let Err(e) = deleted {
             return Err(session.explain(client, name, e).await);
         }

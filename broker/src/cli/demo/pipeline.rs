@@ -35,6 +35,7 @@ use super::{
 use crate::{
     cli::{
         error::{Failure, Result},
+        output::counted,
         session::monotonic,
     },
     clock::Instant,
@@ -161,7 +162,7 @@ impl<'a> Pipeline<'a> {
                         let key = &keys[(line.number % KEYS) as usize];
                         let sent = self.send(line, key, &mut uplink).await?;
                         first_send.get_or_insert(sent.at);
-                        let partition = murmur2::partition(key, self.partitions) as usize;
+                        let partition = murmur2::partition_of(key, self.partitions) as usize;
                         if acks[partition].send(sent).await.is_err() {
                             // It has met a failure, which is told when it is joined.
                             return Ok(Written { tally: Tally::default(), first_send });
@@ -301,7 +302,7 @@ impl Reader {
             }
             // The ready ones first: a timer per record would be most of the work.
             while let std::task::Poll::Ready(next) = futures::poll!(self.consumer.next()) {
-                let Some(record) = next else { return Err(ended_early(())) };
+                let Some(record) = next else { return Err(ended_early()) };
                 self.take(&record?);
             }
             if ends.as_ref().is_some_and(|ends| self.has_read(ends)) {
@@ -312,12 +313,12 @@ impl Reader {
                 changed = self.ends.changed() => match changed {
                     Ok(()) => continue,
                     // The writer has failed and says why.
-                    Err(_) => return Err(ended_early(())),
+                    Err(_) => return Err(ended_early()),
                 },
             };
             match (next, ends) {
                 (Ok(Some(record)), _) => self.take(&record?),
-                (Ok(None), _) => return Err(ended_early(())),
+                (Ok(None), _) => return Err(ended_early()),
                 // Nothing to read may only mean that nothing is written.
                 (Err(_), None) => {}
                 (Err(_), Some(ends)) => return Err(self.stalled(&ends)),
@@ -374,7 +375,7 @@ fn joined<T>(ended: Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     ended.map_err(|e| task_died(&e))?
 }
 
-fn ended_early<T>(_: T) -> Failure {
+fn ended_early() -> Failure {
     Failure::failed("the consumer ended before everything was read")
 }
 
@@ -395,5 +396,5 @@ fn in_words(weakest: Option<(Durability, u32)>) -> String {
         Durability::Memory => "memory",
         _ => "unknown",
     };
-    format!("{on} (on {replicas} of {replicas})")
+    format!("{on} on {}", counted(u64::from(replicas), "replica"))
 }

@@ -31,8 +31,6 @@ pub(super) struct Percentiles {
 /// Moments of a run, counted from the start of the process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moments {
-    /// When the process began.
-    pub(super) start: Instant,
     /// Before the first `send`.
     pub(super) first_send: Option<Instant>,
     pub(super) first_ack: Option<Instant>,
