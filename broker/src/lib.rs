@@ -20,3 +20,7 @@ pub mod service;
 pub mod server;
 
 pub mod cli;
+
+pub mod server;
+
+pub use server::Embedded;

@@ -36,7 +36,7 @@ use crate::{
         Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
         QuorumError, topics::TopicPolicy,
     },
-    http::{HttpServer, Probes, Readiness},
+    http::{HttpServer, Probes},
     io::real::{MapPolicy, RealDisk},
     log::{LogBudgets, LogEnv, SaltSource},
     partition::{
