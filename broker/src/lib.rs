@@ -17,10 +17,9 @@ pub mod controller;
 
 pub mod http;
 pub mod service;
+
 pub mod server;
 
 pub mod cli;
-
-pub mod server;
 
 pub use server::Embedded;
