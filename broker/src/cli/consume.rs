@@ -1,6 +1,6 @@
 //! `riverrun consume`: records of topics, as they are or as they come.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
@@ -171,7 +171,9 @@ async fn read(
     if ranges.is_empty() {
         return Ok(());
     }
-    let positions = ranges.iter().map(|(p, range)| (p.clone(), Position::Offset(range.read_from)));
+    let positions = ranges.iter().map(|(partition, range)| {
+        (Arc::clone(&partition.topic), partition.partition, Position::Offset(range.read_from))
+    });
     let mut consumer: Consumer = client.consumer().assign(positions).build().await?;
     let mut out = Vec::new();
     let mut unwritten = 0;

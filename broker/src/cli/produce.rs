@@ -222,7 +222,7 @@ async fn send_all(
         let (number, line) = line?;
         let record = input.record(line).map_err(|what| {
             Failure::usage(format!("line {number}: {what}"))
-                .advise("the records before it were sent; the summary above counts them")
+                .advise("the lines before it are written; this one and those after it are not")
         })?;
         let Some(record) = record else { continue };
         let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;

@@ -175,7 +175,7 @@ async fn create(args: CreateArgs, client: &Client, session: &Session) -> Result<
             Err(e) if e.kind() == riverrun_client::ErrorKind::TopicExists && args.if_not_exists => {
                 session.say(format_args!("topic '{name}' exists already"));
             }
-            Err(e) => return Err(Failure::from(e).context(format!("cannot create '{name}'"))),
+            Err(e) => return Err(e.into()),
         }
     }
     let done = if args.dry_run { "would be created" } else { "created" };

@@ -207,7 +207,9 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn reader(&self, ends: watch::Receiver<Option<Vec<i64>>>) -> Result<Reader> {
-        let positions = self.topic_partitions().map(|partition| (partition, Position::Earliest));
+        let positions = self
+            .topic_partitions()
+            .map(|partition| (partition.topic, partition.partition, Position::Earliest));
         let consumer = self.client.consumer().assign(positions).build().await?;
         Ok(Reader {
             consumer,
