@@ -185,7 +185,7 @@ impl Server {
         tokio::spawn(metadata_follower::follow(
             subscription,
             Arc::clone(&registry),
-            shutdown.register("metadata follower"),
+            shutdown.clone(),
         ));
         start_housekeeping(&registry, &clock, &config, &shutdown)?;
         let parts = Parts { shutdown, directory, quorum, registry, pool };
