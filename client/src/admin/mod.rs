@@ -18,7 +18,6 @@ use riverrun_proto::ids::TopicId;
 use crate::{
     address::Address,
     client::Client,
-    clock,
     error::{Error, Result},
     metadata::Freshness,
     topic::{Cluster, Topic},
@@ -262,7 +261,7 @@ impl Admin {
     /// [`UnknownTopic`](crate::ErrorKind::UnknownTopic) if there is none.
     pub async fn topic(&self, name: impl Into<Arc<str>>) -> Result<Topic> {
         let name = name.into();
-        let noticed = clock::now();
+        let noticed = self.client.metadata().mark();
         let ask = || self.client.metadata().topic(&name, Freshness::After(noticed), false);
         let topic = self.client.with_retries(self.timeout, true, ask).await;
         topic.map(Arc::unwrap_or_clone).map_err(|error| about(error, &name))
