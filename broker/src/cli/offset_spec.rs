@@ -76,7 +76,7 @@ impl FromStr for OffsetSpec {
         }
         // Times contain colons too: the range is cut where both sides are places. At most one cut
         // of a text can be (a time of day has no part that is a place and ends in a date).
-        let ranges = text.match_indices(':').filter_map(|(at, _)| {
+        let mut ranges = text.match_indices(':').filter_map(|(at, _)| {
             let (from, to) = (&text[..at], &text[at + 1..]);
             let start = if from.is_empty() { Some(Place::Start) } else { place(from) }?;
             let end = match to {
@@ -88,7 +88,7 @@ impl FromStr for OffsetSpec {
             };
             Some(Self { from: start, to: end })
         });
-        match ranges.last() {
+        match ranges.next_back() {
             Some(Self { from: Place::At(from), to: Some(Place::At(to)) }) if to < from => {
                 Err(InvalidOffsetSpec(format!("'{text}' ends before it begins")))
             }
@@ -221,8 +221,24 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_notations() {
         for text in [
-            "", "x", "--1", "+-1", "1.5", "-", "+", "@", "@x", "@123", "@-5", "@-", "7:3", "a:b", "1:2:3",
-            "9223372036854775808", "@2026-13-01", "END",
+            "",
+            "x",
+            "--1",
+            "+-1",
+            "1.5",
+            "-",
+            "+",
+            "@",
+            "@x",
+            "@123",
+            "@-5",
+            "@-",
+            "7:3",
+            "a:b",
+            "1:2:3",
+            "9223372036854775808",
+            "@2026-13-01",
+            "END",
         ] {
             let error = text.parse::<OffsetSpec>().unwrap_err();
             assert!(error.to_string().contains("write start, end"), "{text}: {error}");
