@@ -139,8 +139,7 @@ pub(super) fn write_checkpoint(
     next: Checkpoint,
 ) -> Result<(), LogError> {
     let path = shared.dir.join(CHECKPOINT_FILE);
-    let points =
-        AtomicPoints { file: SyncPoint::Checkpoint, dir: SyncPoint::CheckpointDir };
+    let points = AtomicPoints { file: SyncPoint::Checkpoint, dir: SyncPoint::CheckpointDir };
     dir::write_atomic(shared.env.disk.as_ref(), &path, &next.encode(), points)
         .map_err(|error| shared.failed("writing", &path, error))?;
     *on_disk = next;

@@ -30,9 +30,8 @@ pub(super) fn load_snapshot(
     limits: ProducerLimits,
 ) -> Result<LoadedProducers, LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
     let mut offsets: Vec<Offset> = entries
         .iter()
         .filter_map(|entry| match FileName::parse(&entry.name) {
@@ -100,8 +99,7 @@ pub(super) fn frames(
         };
         let start = (segment.base(), SEGMENT_HEADER_BYTES as u64);
         let (offset, position) = open.offsets.floor(from).unwrap_or(start);
-        let end_position =
-            segment.end().map_or_else(|| open.file.published(), |end| end.position);
+        let end_position = segment.end().map_or_else(|| open.file.published(), |end| end.position);
         let start = WalkStart {
             position,
             offset,

@@ -160,9 +160,7 @@ impl Truncate {
             // Nothing of this segment stays: the new one takes its name.
             let before = below.below(base);
             let point = match before.last().and_then(|last| Some((last.base(), last.end()?))) {
-                Some((segment, end)) => {
-                    LogPoint { offset: base, segment, position: end.position }
-                }
+                Some((segment, end)) => LogPoint { offset: base, segment, position: end.position },
                 None => LogPoint::start_of_segment(base),
             };
             return Ok((None, point));
@@ -213,9 +211,8 @@ impl Reset {
 /// snapshots of what lies beyond `from`; durably.
 pub(super) fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
     let mut removed = false;
     // Sorted by name, which is by offset.
     for entry in entries.iter().rev() {

@@ -27,13 +27,15 @@ pub fn candidate(
 mod tests {
     use super::*;
 
-    fn at(offset: i64) -> Option<Offset> {
+    const fn at(offset: i64) -> Option<Offset> {
         Offset::new(offset)
     }
 
+    type Case = (&'static [Option<Offset>], usize, Option<Offset>);
+
     #[test]
     fn least_of_all_or_nothing() {
-        let cases: [(&[Option<Offset>], usize, Option<Offset>); 6] = [
+        let cases: [Case; 6] = [
             (&[], 0, None),
             (&[at(7)], 1, at(7)),
             (&[at(7)], 2, None),

@@ -91,7 +91,8 @@ impl Core {
             admission: watch_budget(bounds, "produce", &admission),
             fetch_memory: watch_budget(bounds, "fetch", &fetch_budget),
             fetch_waiters: bounds.watch("fetch.waiters.max", {
-                let (waiters, limit) = (Arc::clone(&fetch_waiters), limits.fetch_waiters_max as u64);
+                let (waiters, limit) =
+                    (Arc::clone(&fetch_waiters), limits.fetch_waiters_max as u64);
                 move || Usage { used: waiters.load(Ordering::Relaxed) as u64, limit }
             }),
             stream_in_flight: watch_limit(

@@ -100,7 +100,9 @@ where
             }
             let held = response.extensions_mut().remove::<Held>();
             Ok(match held.and_then(|held| held.0.lock().take()) {
-                Some(permit) => response.map(|body| Body::new(HeldBody { body, _permit: Some(permit) })),
+                Some(permit) => {
+                    response.map(|body| Body::new(HeldBody { body, _permit: Some(permit) }))
+                }
                 None => response,
             })
         })

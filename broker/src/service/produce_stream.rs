@@ -170,7 +170,9 @@ impl ProduceStream {
             if let Some(acks) = self.take_acks() {
                 return Some(Ok(Response::Acks(acks)));
             }
-            if self.reading == Reading::Ended && self.waiting.is_empty() && self.in_flight.is_empty()
+            if self.reading == Reading::Ended
+                && self.waiting.is_empty()
+                && self.in_flight.is_empty()
             {
                 return self.failure.take().map(Err);
             }
@@ -370,7 +372,8 @@ impl ProduceStream {
             let outcome = match outcome {
                 Ok(produced) => {
                     if !produced.duplicate {
-                        let records = produced.last_offset.next().distance_from(produced.base_offset);
+                        let records =
+                            produced.last_offset.next().distance_from(produced.base_offset);
                         sent.of.traffic.observe_produced(records, sent.bytes as u64);
                     }
                     v1::produce_stream_ack::Outcome::Result(convert::append_result(&produced, mode))
