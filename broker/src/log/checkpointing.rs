@@ -106,6 +106,7 @@ impl Checkpointing {
                 high_watermark: self.high_watermark,
                 // A deletion that failed (the disk was full) is made durable here.
                 log_start: on_disk.log_start.max(shared.log_start().min(self.point.offset)),
+                cuts: on_disk.cuts.clone(),
             };
             write_checkpoint(shared, on_disk, next)?;
         }

@@ -141,13 +141,13 @@ impl Log {
         let states = super::producer_state::ProducerStates::new(config.producer_limits());
         Ok(Self {
             shared: Arc::new(shared),
+            recovery_point: begin.recovery_point,
             side: Arc::new(DiskSide::new(begin)),
             config,
             epochs: LeaderEpochs::default(),
             producers: states,
             active: Active::Vacant,
             flush: FlushState::new(Offset::ZERO),
-            recovery_point: begin.recovery_point,
             high_watermark: Offset::ZERO,
             damage: None,
             status: Status::default(),
@@ -177,7 +177,7 @@ impl Log {
         let bounds = (checkpoint.log_start, checkpoint.log_start);
         let interval = config.index_interval_bytes;
         let shared = Shared::new(env, dir, partition, SegmentList::default(), bounds, interval);
-        let scanned = Scan { shared: &shared, checkpoint, clean, lost }.run(found, &mut report)?;
+        let scanned = Scan { shared: &shared, checkpoint: checkpoint.clone(), clean, lost }.run(found, &mut report)?;
         let (touched, is_changed) = (scanned.touched.clone(), scanned.is_changed);
         let mut log = Self::from_scan(shared, checkpoint, scanned, config, now, &mut report)?;
         if is_changed || !touched.is_empty() {
@@ -230,13 +230,13 @@ impl Log {
         Ok(Self {
             active: if reopen { Active::Closed } else { Active::Vacant },
             shared: Arc::new(shared),
+            high_watermark: checkpoint.high_watermark.clamp(log_start, log_end),
             side: Arc::new(DiskSide::new(checkpoint)),
             config,
             epochs,
             producers: producers.states,
             flush: FlushState::new(log_end),
             recovery_point,
-            high_watermark: checkpoint.high_watermark.clamp(log_start, log_end),
             damage,
             status: Status { now, ..Status::default() },
         })
@@ -273,6 +273,7 @@ impl Log {
             recovery_point: point,
             log_start: self.log_start_offset(),
             high_watermark: self.high_watermark,
+            cuts: self.side.checkpoint.lock().cuts.clone(),
         };
         checkpointing::write_checkpoint(&shared, &mut self.side.checkpoint.lock(), next)?;
         self.recovery_point = point;

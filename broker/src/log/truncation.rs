@@ -4,22 +4,23 @@
 //! removed, and a new segment begins at the cut; readers who hold slices of what was cut keep them.
 //!
 //! ```text
-//! 1. checkpoint: the recovery point moves back to the cut        (synced)
-//!      else a crash would make the missing end look like damage
-//! 2. segments above removed, from the highest down; directory    (synced)
+//! 1. checkpoint: a mark where the segment is cut; the recovery     (synced)
+//!    point moves back to the cut
+//!      the mark, because the frames behind it are whole and would be taken for the log's end
+//!      again whenever nothing follows them; the recovery point, because otherwise a crash would
+//!      make the missing end look like damage
+//! 2. segments above removed, from the highest down; directory      (synced)
 //!      else they come back, and new records may grow up to where one of them fits on
-//! 3. what is kept                                                (synced)
-//! 4. new segment with its header, and its name                   (synced)
-//!      else the next open takes the cut-off frames for the log's end again
+//! 3. what is kept                                                  (synced)
 //! ```
-//! Only then may anything be appended, or the new end be told to anybody.
+//! Then a new segment begins, as with every roll, and the new end may be told.
 
 use std::sync::Arc;
 
 use riverrun_proto::{offset::Offset, timestamp::Timestamp};
 
 use super::{
-    checkpoint::{Checkpoint, LogPoint},
+    checkpoint::{Checkpoint, CutMark, LogPoint},
     checkpointing,
     error::LogError,
     flush, index_files,
@@ -84,23 +85,26 @@ impl Truncate {
         shared.env.failure.check()?;
         shared.env.counters.truncations.add(1);
         let (cut, point) = self.find_cut(shared)?;
-        if on_disk.recovery_point.offset > point.offset || on_disk.high_watermark > point.offset {
-            let next = Checkpoint {
-                recovery_point: point,
-                high_watermark: on_disk.high_watermark.min(point.offset),
-                log_start: on_disk.log_start.min(point.offset),
-            };
+        let mut next = on_disk.clone();
+        if next.recovery_point.offset > point.offset {
+            next.recovery_point = point;
+        }
+        next.high_watermark = next.high_watermark.min(point.offset);
+        if let Some((segment, open)) = &cut {
+            let (segment, salt) = (segment.base(), open.salt);
+            next.cuts.retain(|cut| cut.segment != segment);
+            next.cuts.push(CutMark { segment, salt, end: point.offset });
+        }
+        if next != *on_disk {
             checkpointing::write_checkpoint(shared, on_disk, next)?;
         }
         remove_from(shared, point.offset)?;
+        on_disk.cuts.retain(|cut| cut.segment < point.offset);
         let before = self.unsynced.iter().filter(|open| open.base() < point.offset);
         for open in before.chain(cut.iter().map(|(_, open)| open)) {
             flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
         }
         let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
-        flush::sync_segment(shared, &new, SyncPoint::SegmentHeader)?;
-        flush::sync_dir(shared, SyncPoint::SegmentCreatedDir)?;
-
         let mut kept = self.list.below(point.offset);
         if let Some((cut, _)) = &cut {
             kept = kept.below(cut.base()).with(cut.clone());
