@@ -180,7 +180,7 @@ impl Log {
         let scanned = Scan { shared: &shared, checkpoint: checkpoint.clone(), clean, lost }.run(found, &mut report)?;
         let (touched, is_changed) = (scanned.touched.clone(), scanned.is_changed);
         let mut log = Self::from_scan(shared, checkpoint, scanned, config, now, &mut report)?;
-        if is_changed || !touched.is_empty() {
+        if !report.was_clean {
             log.keep(&touched, is_changed)?;
         }
         report.log_start = log.log_start_offset();
@@ -252,13 +252,12 @@ impl Log {
         for (_, open) in touched {
             flush::sync_segment(&shared, open, SyncPoint::SegmentRecovered)?;
         }
-        if !is_changed {
-            // All of it lies below the recovery point already.
-            return Ok(());
-        }
+        // Also if nothing was changed here: the names that were found, of the checkpoint for one, may
+        // be in memory only. On a directory that is durable already this costs next to nothing.
         flush::sync_dir(&shared, SyncPoint::RecoveredDir)?;
-        if self.damage.is_some() {
-            // The small files stay as they were found, so that the next open finds the same.
+        if !is_changed || self.damage.is_some() {
+            // All of it lies below the recovery point already; or the small files stay as they
+            // were found, so that the next open finds the same damage.
             return Ok(());
         }
         for (segment, open) in touched {
