@@ -56,6 +56,9 @@ pub struct Checkpoint {
     pub log_start: Offset,
     /// The high watermark when this was written: a lower bound, as any point in the past is.
     pub high_watermark: Offset,
+    /// Grows when the log is emptied to begin elsewhere. Leader epochs and snapshots of an earlier
+    /// life are not believed, so that emptying a log takes one step: replacing this file.
+    pub life: u32,
     /// Of segments that were cut; at most one for each that is kept.
     pub cuts: Vec<CutMark>,
 }
@@ -67,6 +70,7 @@ impl Checkpoint {
             recovery_point: LogPoint::start_of_segment(start),
             log_start: start,
             high_watermark: start,
+            life: 0,
             cuts: Vec::new(),
         }
     }
@@ -85,6 +89,7 @@ impl Checkpoint {
         body.put_u64_le(self.recovery_point.position);
         body.put_i64_le(self.log_start.get());
         body.put_i64_le(self.high_watermark.get());
+        body.put_u32_le(self.life);
         body.put_u32_le(u32::try_from(self.cuts.len()).expect("not more than segments"));
         for cut in &self.cuts {
             body.put_i64_le(cut.segment.get());
@@ -104,6 +109,7 @@ impl Checkpoint {
         };
         let log_start = get_offset(&mut body)?;
         let high_watermark = get_offset(&mut body)?;
+        let life = body.try_get_u32_le()?;
         let mut cuts = Vec::new();
         for _ in 0..body.try_get_u32_le()? {
             cuts.push(CutMark {
@@ -117,7 +123,7 @@ impl Checkpoint {
         {
             return Err(FormatError::Broken("its recovery point lies outside its segment"));
         }
-        Ok(Self { recovery_point, log_start, high_watermark, cuts })
+        Ok(Self { recovery_point, log_start, high_watermark, life, cuts })
     }
 }
 
@@ -143,6 +149,7 @@ mod tests {
             recovery_point: LogPoint { offset: at(90), segment: at(50), position: 5000 },
             log_start: at(7),
             high_watermark: at(80),
+            life: 3,
             cuts: vec![CutMark { segment: at(50), salt: Salt::new(9), end: at(90) }],
         };
         assert_eq!(Checkpoint::decode(&checkpoint.encode()).as_ref(), Ok(&checkpoint));

@@ -97,7 +97,8 @@ fn workload() -> Vec<Action> {
 
 /// Runs the workload; the moments after each action.
 fn run(disk: &SimDisk, actions: &[Action]) -> Vec<Moment> {
-    let mut driven = Driven::create(env(std::sync::Arc::new(disk.clone()), "/data", 1), small_config());
+    let mut driven =
+        Driven::create(env(std::sync::Arc::new(disk.clone()), "/data", 1), small_config());
     let mut now = Moment { ops: disk.ops(), ..Moment::default() };
     let mut moments = vec![now.clone()];
     for action in actions {
@@ -339,7 +340,9 @@ fn same_again(
         let again = reopen(&found, ignored, 4000 + seed)?;
         let end = again.log.log_end_offset();
         if end != shown || again.batches() != batches {
-            return Err(format!("power loss after that, {cut:?}: ends at {end}, {shown} was shown"));
+            return Err(format!(
+                "power loss after that, {cut:?}: ends at {end}, {shown} was shown"
+            ));
         }
         if fingerprint(again.log.producers()) != fingerprint(driven.log.producers()) {
             return Err(format!("power loss after that, {cut:?}: producers differ"));
@@ -402,9 +405,7 @@ fn creation(ignored: Option<SyncPoint>) -> Result<(), String> {
 #[test]
 fn every_sync_of_the_creation_is_needed() {
     creation(None).unwrap();
-    for point in
-        [SyncPoint::PartitionMeta, SyncPoint::PartitionMetaDir, SyncPoint::PartitionDir]
-    {
+    for point in [SyncPoint::PartitionMeta, SyncPoint::PartitionMetaDir, SyncPoint::PartitionDir] {
         let what = creation(Some(point)).expect_err(&format!("{point:?} is not needed"));
         println!("{point:?}: red: {what}");
     }

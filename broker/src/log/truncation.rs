@@ -24,7 +24,7 @@ use super::{
     checkpointing,
     error::LogError,
     flush, index_files,
-    layout::{self, FileName, SEGMENT_HEADER_BYTES},
+    layout::{FileName, SEGMENT_HEADER_BYTES},
     producer_state::{ProducerLimits, ProducerStates},
     reader, readying, replay,
     segment::{OpenSegment, Segment, SegmentEnd},
@@ -110,7 +110,7 @@ impl Truncate {
             kept = kept.below(cut.base()).with(cut.clone());
         }
         let limits = self.limits;
-        let mut loaded = replay::load_snapshot(shared, point.offset, limits)?;
+        let mut loaded = replay::load_snapshot(shared, point.offset, on_disk.life, limits)?;
         let from = loaded.as_of.unwrap_or(self.log_start);
         replay::frames(shared, &kept, from, point.offset, |frame| {
             replay::follow(&mut loaded.states, &frame.header, frame.base, self.now);
@@ -164,9 +164,7 @@ impl Truncate {
             // Nothing of this segment stays: the new one takes its name.
             let before = below.below(base);
             let point = match before.last().and_then(|last| Some((last.base(), last.end()?))) {
-                Some((segment, end)) => {
-                    LogPoint { offset: base, segment, position: end.position }
-                }
+                Some((segment, end)) => LogPoint { offset: base, segment, position: end.position },
                 None => LogPoint::start_of_segment(base),
             };
             return Ok((None, point));
@@ -198,50 +196,46 @@ impl Reset {
         if context.is_void() {
             return Outcome::Void(super::work::Voided::Other);
         }
-        let shared = context.shared;
-        let empty = Checkpoint::empty_at(self.to);
-        // First the checkpoint: what is left of the files after a crash lies outside of it.
-        let result = shared
-            .env
-            .failure
-            .check()
-            .map_err(LogError::from)
-            .and_then(|()| checkpointing::write_checkpoint(shared, &mut on_disk, empty))
-            .and_then(|()| remove_from(shared, Offset::ZERO))
-            .map(|()| self.to);
-        Outcome::Reset(result)
+        Outcome::Reset(self.empty(context.shared, &mut on_disk))
+    }
+
+    fn empty(self, shared: &Shared, on_disk: &mut Checkpoint) -> Result<Offset, LogError> {
+        shared.env.failure.check()?;
+        // The one step: what is left of the files after a crash lies outside of it, or is of an
+        // earlier life.
+        let empty = Checkpoint { life: on_disk.life + 1, ..Checkpoint::empty_at(self.to) };
+        checkpointing::write_checkpoint(shared, on_disk, empty)?;
+        remove(shared, |name| !matches!(name, FileName::Checkpoint | FileName::Meta))?;
+        Ok(self.to)
     }
 }
 
 /// Removes segments that begin at `from` or later, the highest first, with their indexes, and
 /// snapshots of what lies beyond `from`; durably.
-pub(super) fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
+fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
+    remove(shared, |name| match name {
+        FileName::Segment(base) | FileName::OffsetIndex(base) | FileName::TimeIndex(base) => {
+            base >= from
+        }
+        FileName::Snapshot(as_of) => as_of > from,
+        _ => false,
+    })
+}
+
+/// Removes the files that `doomed` names, the last by name (and so by offset) first; durably.
+fn remove(shared: &Shared, doomed: impl Fn(FileName) -> bool) -> Result<(), LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
-    let mut removed = false;
-    // Sorted by name, which is by offset.
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let mut is_changed = false;
     for entry in entries.iter().rev() {
-        let path = match FileName::parse(&entry.name) {
-            Some(FileName::Segment(base)) if base >= from => {
-                layout::segment_file(&shared.dir, base)
-            }
-            Some(FileName::OffsetIndex(base)) if base >= from => {
-                layout::offset_index_file(&shared.dir, base)
-            }
-            Some(FileName::TimeIndex(base)) if base >= from => {
-                layout::time_index_file(&shared.dir, base)
-            }
-            Some(FileName::Snapshot(as_of)) if as_of > from || from == Offset::ZERO => {
-                layout::snapshot_file(&shared.dir, as_of)
-            }
-            _ => continue,
-        };
-        disk.remove_file(&path).map_err(|error| shared.failed("removing", &path, error))?;
-        removed = true;
+        if FileName::parse(&entry.name).is_some_and(&doomed) {
+            let path = shared.dir.join(&entry.name);
+            disk.remove_file(&path).map_err(|error| shared.failed("removing", &path, error))?;
+            is_changed = true;
+        }
     }
-    if removed {
+    if is_changed {
         flush::sync_dir(shared, SyncPoint::SegmentRemovedDir)?;
     }
     Ok(())
