@@ -89,7 +89,8 @@ proptest! {
             }
             check_against_scan(&epochs, &log, start, current)?;
         }
-        prop_assert_eq!(&LeaderEpochs::decode(&epochs.encode()).unwrap(), &epochs);
+        prop_assert_eq!(&LeaderEpochs::decode(&epochs.encode(2), 2).unwrap(), &epochs);
+        prop_assert!(LeaderEpochs::decode(&epochs.encode(2), 3).is_err());
     }
 }
 

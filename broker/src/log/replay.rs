@@ -27,6 +27,7 @@ pub(super) struct LoadedProducers {
 pub(super) fn load_snapshot(
     shared: &Shared,
     at_most: Offset,
+    life: u32,
     limits: ProducerLimits,
 ) -> Result<LoadedProducers, LogError> {
     let disk = shared.env.disk.as_ref();
@@ -48,7 +49,7 @@ pub(super) fn load_snapshot(
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
             Err(error) => return Err(LogError::io("reading", &path, error)),
         };
-        match producer_snapshot::decode(&bytes, as_of, limits) {
+        match producer_snapshot::decode(&bytes, as_of, life, limits) {
             Ok(states) => return Ok(LoadedProducers { states, as_of: Some(as_of) }),
             Err(source @ super::envelope::FormatError::Newer { .. }) => {
                 return Err(LogError::Format { path, source });

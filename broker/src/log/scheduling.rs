@@ -372,6 +372,7 @@ impl Log {
         self.high_watermark = self.high_watermark.min(end);
         self.producers = producers;
         self.flush.truncate(end, cut);
+        self.flush.note_created();
         self.recovery_point = recovery_point;
         self.begin_active(Arc::new(Segment::active(end, active.clone())), active);
         self.cut_is_over();
