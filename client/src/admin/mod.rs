@@ -16,7 +16,6 @@ pub use self::{
 use crate::{
     address::Address,
     client::Client,
-    clock,
     error::{Error, Result},
     metadata::Freshness,
     topic::{Cluster, Topic},
@@ -231,7 +230,7 @@ impl Admin {
     /// [`UnknownTopic`](crate::ErrorKind::UnknownTopic) if there is none.
     pub async fn topic(&self, name: impl Into<Arc<str>>) -> Result<Topic> {
         let name = name.into();
-        let noticed = clock::now();
+        let noticed = self.client.metadata().mark();
         let ask = || self.client.metadata().topic(&name, Freshness::After(noticed), false);
         let topic = self.client.with_retries(self.timeout, true, ask).await;
         topic.map(Arc::unwrap_or_clone).map_err(|error| about(error, &name))
