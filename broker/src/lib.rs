@@ -17,3 +17,7 @@ pub mod controller;
 
 pub mod http;
 pub mod service;
+
+pub mod server;
+
+pub use server::Embedded;

@@ -20,7 +20,7 @@ pub const BACKLOG_MAX: usize = 1024;
 pub struct Change {
     /// The entry.
     pub offset: MetadataOffset,
-    /// What it changed, in order; never empty.
+    /// What it changed, in order; nothing, if it was rejected.
     pub deltas: Vec<Delta>,
     /// The image after it.
     pub image: Arc<MetadataImage>,
@@ -70,15 +70,14 @@ impl Publisher {
     }
 
     /// Publishes what became of the entry after the last one: first the image, then the deltas, so
-    /// that nobody hears of a change he cannot see.
+    /// that nobody hears of a change he cannot see. An entry that changed nothing is published, too:
+    /// whoever waits for a follower to reach an offset waits for any.
     pub(super) fn publish(&self, applied: Applied) {
         let image = Arc::new(applied.image);
         self.shared.image.store(Arc::clone(&image));
-        if !applied.deltas.is_empty() {
-            let change = Change { offset: image.offset(), deltas: applied.deltas, image };
-            // No receiver is no error: nobody follows at the moment.
-            let _ = self.changes.send(Arc::new(change));
-        }
+        let change = Change { offset: image.offset(), deltas: applied.deltas, image };
+        // No receiver is no error: nobody follows at the moment.
+        let _ = self.changes.send(Arc::new(change));
     }
 
     pub(super) fn subscribe(&self) -> Subscription {

@@ -287,6 +287,11 @@ impl From<ProduceError> for Failure {
             ProduceError::InvalidProducerEpoch { current, .. } => {
                 failure(Reason::InvalidProducerEpoch).with("current_producer_epoch", current)
             }
+            ProduceError::TooManyProducers { max } => {
+                failure(Reason::ThrottlingQuotaExceeded)
+                    .retry_after(RETRY_LATER)
+                    .with("producers_max", max)
+            }
             ProduceError::Unstorable(_) => failure(Reason::InvalidRecord),
             ProduceError::TimedOut { .. } => failure(Reason::RequestTimedOut).retriable(),
             ProduceError::StorageFull => failure(Reason::StorageFull).retry_after(RETRY_LATER),
