@@ -1,8 +1,10 @@
 //! Unary `Fetch`.
 
+use riverrun_proto::epoch::{LeaderEpoch, PartitionEpoch};
 use v1::partition_data::Outcome;
 
 use super::*;
+use crate::replica::Registration;
 
 fn request(partitions: Vec<v1::PartitionFrom>) -> v1::FetchRequest {
     v1::FetchRequest {
@@ -197,13 +199,33 @@ async fn a_past_the_log_does_not_have_is_told() {
     let broker = Broker::start().await;
     let topic = broker.topic("orders", 1).await;
     broker.write(topic, 0, &["a"]).await;
-    let place = v1::PartitionFrom {
-        last_read_epoch: Some(broker.partition(topic, 0).leads().unwrap().get() + 3),
-        ..from_offset(by_id(topic, 0), 1)
+    let partition = broker.partition(topic, 0);
+    let old = partition.leads().unwrap();
+    partition.register(Registration {
+        leader: Some(BrokerId(1)),
+        leader_epoch: old.next(),
+        partition_epoch: PartitionEpoch::new(100).unwrap(),
+        replicas: vec![BrokerId(1)],
+        isr: vec![BrokerId(1)],
+        min_isr: 1,
+    });
+    broker.write(topic, 0, &["b"]).await;
+    let read_before = |epoch: LeaderEpoch, offset| v1::PartitionFrom {
+        last_read_epoch: Some(epoch.get()),
+        ..from_offset(by_id(topic, 0), offset)
     };
-    let data = fetch(&broker, request(vec![place])).await;
+    assert_eq!(batches_of(&fetch(&broker, request(vec![read_before(old, 1)])).await[0]), ["b"]);
+    let data = fetch(&broker, request(vec![read_before(old, 2)])).await;
     let Some(Outcome::Diverging(diverging)) = &data[0].outcome else { panic!("{data:?}") };
-    assert_eq!(diverging.end_offset, 1, "all the log has is of an older epoch");
+    let expected = v1::Diverging { leader_epoch: old.get(), end_offset: 1 };
+    assert_eq!(*diverging, expected, "the reader read a second record of the old epoch");
+
+    let fenced = v1::PartitionFrom {
+        leader_epoch: Some(old.get()),
+        ..from_offset(by_id(topic, 0), 0)
+    };
+    let data = fetch(&broker, request(vec![fenced])).await;
+    assert_eq!(error_in(&data[0]).reason, "FENCED_LEADER_EPOCH");
 }
 
 #[tokio::test]

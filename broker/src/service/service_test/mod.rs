@@ -112,12 +112,13 @@ impl Broker {
         let env = RegistryEnv {
             me: node,
             dir: root.join("data"),
-            log: LogEnv::new(shared, failure, SaltSource::seeded(5), LogBudgets::default()),
+            log: LogEnv::new(shared, failure.clone(), SaltSource::seeded(5), LogBudgets::default()),
             partition: PartitionEnv {
                 clock: Arc::clone(&clock),
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
                 parked_bytes_max: limits.admission_bytes / 4,
+                failure,
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -237,8 +238,10 @@ async fn register(
     identity: MetaProperties,
     port: u16,
 ) -> riverrun_proto::epoch::BrokerEpoch {
-    let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
-    quorum.propose(Command::SetFeatureLevel(level)).await.unwrap();
+    if quorum.image().feature_level() == FeatureLevel::NONE {
+        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
+        quorum.propose(Command::SetFeatureLevel(level)).await.unwrap();
+    }
     let register = Command::RegisterBroker(RegisterBroker {
         broker: identity.node,
         incarnation: IncarnationId::random(),

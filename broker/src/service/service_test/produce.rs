@@ -28,7 +28,7 @@ async fn records_get_one_result_each_in_order() {
     let acks: Vec<_> = answer.results.iter().map(ack).collect();
     assert_eq!(acks.len(), 5);
     assert_eq!(acks[0].partition, acks[2].partition, "same key, same partition");
-    assert_eq!(acks[0].offset.unwrap() + 1, acks[2].offset.unwrap(), "in order");
+    assert!(acks[0].offset.unwrap() < acks[2].offset.unwrap(), "in order");
     assert_eq!(acks[1].partition, acks[3].partition, "keyless records stay together");
     assert_eq!(acks[0].timestamp_ms, Some(1_700_000_000_000));
     assert!(acks[1].timestamp_ms.unwrap() > 1_700_000_000_000, "the broker's time");
