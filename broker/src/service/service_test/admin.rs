@@ -44,7 +44,10 @@ async fn a_topic_lives_from_create_to_delete() {
     else {
         panic!("{described:?}")
     };
-    assert_eq!((offsets.log_start_offset, offsets.high_watermark, offsets.log_end_offset), (0, 2, 2));
+    assert_eq!(
+        (offsets.log_start_offset, offsets.high_watermark, offsets.log_end_offset),
+        (0, 2, 2)
+    );
     assert!(offsets.size_bytes > 0 && offsets.segments >= 1);
 
     let delete = v1::DeleteTopicRequest { name: longest.clone(), ..Default::default() };
@@ -97,11 +100,8 @@ async fn validate_only_changes_nothing() {
     assert_eq!(would_be.topic.unwrap().name, "new");
     assert!(broker.quorum.image().topics().next().is_none());
     broker.topic("orders", 1).await;
-    let grow = v1::CreatePartitionsRequest {
-        topic: "orders".into(),
-        partitions: 3,
-        validate_only: true,
-    };
+    let grow =
+        v1::CreatePartitionsRequest { topic: "orders".into(), partitions: 3, validate_only: true };
     broker.admin().create_partitions(grow).await.unwrap();
     assert_eq!(describe(&broker, "orders").await.partitions.len(), 1);
 }

@@ -25,10 +25,8 @@ async fn streams_are_asked_to_reconnect_and_what_is_in_flight_is_answered() {
         ..Default::default()
     };
     let request = v1::FetchStreamRequest { request: Some(FetchRequest::Open(open)) };
-    let requests = futures::StreamExt::chain(
-        tokio_stream::iter([request]),
-        futures::stream::pending(),
-    );
+    let requests =
+        futures::StreamExt::chain(tokio_stream::iter([request]), futures::stream::pending());
     let mut reader = broker.consumer().fetch_stream(requests).await.unwrap().into_inner();
     assert!(matches!(
         soon(reader.message()).await.unwrap().unwrap().response,

@@ -7,11 +7,7 @@ use super::*;
 use crate::replica::Registration;
 
 fn request(partitions: Vec<v1::PartitionFrom>) -> v1::FetchRequest {
-    v1::FetchRequest {
-        partitions,
-        format: v1::ReadFormat::Encoded.into(),
-        ..Default::default()
-    }
+    v1::FetchRequest { partitions, format: v1::ReadFormat::Encoded.into(), ..Default::default() }
 }
 
 fn wait(d: Duration) -> Option<prost_types::Duration> {
@@ -42,15 +38,17 @@ async fn what_is_there_comes_at_once_in_the_order_asked() {
     let topic = broker.topic("orders", 3).await;
     broker.write(topic, 0, &["a", "b"]).await;
     broker.write(topic, 2, &["c"]).await;
-    let partitions =
-        [2, 1, 0].map(|partition| from_offset(named("orders", partition), 0)).to_vec();
+    let partitions = [2, 1, 0].map(|partition| from_offset(named("orders", partition), 0)).to_vec();
     let data = fetch(&broker, request(partitions)).await;
     assert_eq!(batches_of(&data[0]), ["c"]);
     assert_eq!(batches_of(&data[1]), [""; 0]);
     assert_eq!(batches_of(&data[2]), ["a", "b"]);
     assert_eq!(data[2].partition, Some(named("orders", 0)), "named as it was asked for");
     let ab = &data[2];
-    assert_eq!((ab.next_offset, ab.high_watermark, ab.log_start_offset), (Some(2), Some(2), Some(0)));
+    assert_eq!(
+        (ab.next_offset, ab.high_watermark, ab.log_start_offset),
+        (Some(2), Some(2), Some(0))
+    );
     assert_eq!(ab.last_stable_offset, Some(2));
     assert!(ab.caught_up);
     assert_eq!(broker.metric("riverrun_records_fetched_total{topic=\"orders\"}"), 3.0);
@@ -149,10 +147,8 @@ async fn a_partitions_error_leaves_the_others_alone() {
     let broker = Broker::start().await;
     let topic = broker.topic("orders", 2).await;
     broker.write(topic, 0, &["a"]).await;
-    let old_epoch = v1::PartitionFrom {
-        leader_epoch: Some(1000),
-        ..from_offset(by_id(topic, 0), 0)
-    };
+    let old_epoch =
+        v1::PartitionFrom { leader_epoch: Some(1000), ..from_offset(by_id(topic, 0), 0) };
     let table = [
         (from_offset(by_id(topic, 1), 7), "OFFSET_OUT_OF_RANGE"),
         (from_offset(by_id(topic, 2), 0), "UNKNOWN_TOPIC_OR_PARTITION"),
@@ -220,10 +216,8 @@ async fn a_past_the_log_does_not_have_is_told() {
     let expected = v1::Diverging { leader_epoch: old.get(), end_offset: 1 };
     assert_eq!(*diverging, expected, "the reader read a second record of the old epoch");
 
-    let fenced = v1::PartitionFrom {
-        leader_epoch: Some(old.get()),
-        ..from_offset(by_id(topic, 0), 0)
-    };
+    let fenced =
+        v1::PartitionFrom { leader_epoch: Some(old.get()), ..from_offset(by_id(topic, 0), 0) };
     let data = fetch(&broker, request(vec![fenced])).await;
     assert_eq!(error_in(&data[0]).reason, "FENCED_LEADER_EPOCH");
 }

@@ -3,9 +3,7 @@
 use tokio::sync::mpsc as channel;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use v1::{
-    fetch_stream_request::Request, fetch_stream_response::Response, partition_data::Outcome,
-};
+use v1::{fetch_stream_request::Request, fetch_stream_response::Response, partition_data::Outcome};
 
 use super::*;
 
@@ -77,11 +75,7 @@ fn values_of(data: &v1::PartitionData) -> Vec<String> {
 }
 
 fn open(partitions: Vec<v1::PartitionFrom>) -> v1::FetchStreamOpen {
-    v1::FetchStreamOpen {
-        partitions,
-        format: v1::ReadFormat::Encoded.into(),
-        ..Default::default()
-    }
+    v1::FetchStreamOpen { partitions, format: v1::ReadFormat::Encoded.into(), ..Default::default() }
 }
 
 fn owned(values: &[&str]) -> Vec<(i32, String)> {
@@ -398,7 +392,8 @@ async fn protocol_errors_end_the_stream_with_a_reason() {
     let mut many = Client::open(&broker, open(vec![place(0), place(1)])).await;
     assert_eq!(many.failure().await.reason, "INVALID_REQUEST");
 
-    let mut strange = Client::open(&broker, v1::FetchStreamOpen { format: 9, ..open(vec![]) }).await;
+    let mut strange =
+        Client::open(&broker, v1::FetchStreamOpen { format: 9, ..open(vec![]) }).await;
     assert_eq!(strange.failure().await.reason, "INVALID_REQUEST");
 }
 
@@ -411,7 +406,8 @@ async fn a_client_that_sends_no_more_still_listens() {
     drop(requests);
     assert!(soon(answers.message()).await.unwrap().is_some());
     broker.write(topic, 0, &["a"]).await;
-    let Some(Response::Data(data)) = soon(answers.message()).await.unwrap().unwrap().response else {
+    let Some(Response::Data(data)) = soon(answers.message()).await.unwrap().unwrap().response
+    else {
         panic!()
     };
     assert_eq!(values_of(&data.items[0]), ["a"]);

@@ -99,8 +99,7 @@ async fn pages_are_bounded_by_partitions_too() {
 
 #[tokio::test]
 async fn a_topic_asked_for_is_made_where_that_is_allowed() {
-    let broker =
-        Broker::with(|setup| setup.config.broker.auto_create_topics_enable = true).await;
+    let broker = Broker::with(|setup| setup.config.broker.auto_create_topics_enable = true).await;
     let plain = broker.metadata().get_topics(topics(&["new"])).await.unwrap().into_inner();
     assert_eq!(reason_in(&plain.topics[0]), "UNKNOWN_TOPIC_OR_PARTITION", "it was not asked for");
     let asked = v1::GetTopicsRequest { allow_auto_create: true, ..topics(&["new"]) };

@@ -31,7 +31,9 @@ use super::*;
 use crate::{
     clock::SystemClock,
     config::{ByteSize, Config},
-    controller::{LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, Update, topics::TopicPolicy},
+    controller::{
+        LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, Update, topics::TopicPolicy,
+    },
     io::{Disk, Failure, sim::SimDisk},
     log::{LogBudgets, LogEnv, SaltSource},
     metadata::{
@@ -93,8 +95,7 @@ impl Broker {
         shared.create_dir(&root.join("data")).unwrap();
         let failure = Failure::open(Arc::clone(&shared), root);
         let node = BrokerId(1);
-        let identity =
-            MetaProperties::open_or_format(&shared, root, node, None, &failure).unwrap();
+        let identity = MetaProperties::open_or_format(&shared, root, node, None, &failure).unwrap();
         let quorum = LocalQuorum::open(
             Arc::clone(&shared),
             root,
@@ -105,7 +106,7 @@ impl Broker {
         let quorum = Arc::new(quorum.unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let epoch = register(&*quorum, identity, address.port()).await;
+        let epoch = register(&quorum, identity, address.port()).await;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let pool = IoPool::start(io_threads, 2).unwrap();
@@ -139,7 +140,10 @@ impl Broker {
             auto_create: config.broker.auto_create_topics_enable,
             registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&log), node, epoch),
-            controller: Controller::new(log, TopicPolicy::new(&config.broker, config.topic.clone())),
+            controller: Controller::new(
+                log,
+                TopicPolicy::new(&config.broker, config.topic.clone()),
+            ),
             clock,
             requests: RequestMetrics::register(&metrics),
             topics: TopicMetrics::register(&metrics, 10),
@@ -363,11 +367,7 @@ fn named(topic: &str, partition: i32) -> v1::TopicPartition {
 }
 
 fn by_id(topic: TopicId, partition: i32) -> v1::TopicPartition {
-    v1::TopicPartition {
-        topic: String::new(),
-        topic_id: convert::wire_topic_id(topic),
-        partition,
-    }
+    v1::TopicPartition { topic: String::new(), topic_id: convert::wire_topic_id(topic), partition }
 }
 
 fn from_offset(partition: v1::TopicPartition, offset: i64) -> v1::PartitionFrom {

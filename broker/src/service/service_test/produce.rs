@@ -115,10 +115,8 @@ async fn a_topic_made_anew_is_not_written_by_its_old_id() {
     broker.admin().delete_topic(delete).await.unwrap();
     let new = broker.topic("orders", 1).await;
     assert_ne!(old, new);
-    let asked = v1::ProduceRequest {
-        topic_id: convert::wire_topic_id(old),
-        ..request("orders", &["a"])
-    };
+    let asked =
+        v1::ProduceRequest { topic_id: convert::wire_topic_id(old), ..request("orders", &["a"]) };
     let failed = broker.producer().produce(asked).await.unwrap_err();
     assert_eq!(error_of(&failed).reason, "UNKNOWN_TOPIC_ID");
     assert!(failed.message().contains(&new.to_string()), "{failed}");
@@ -127,8 +125,7 @@ async fn a_topic_made_anew_is_not_written_by_its_old_id() {
 
 #[tokio::test]
 async fn a_topic_comes_into_being_where_the_operator_allows_it() {
-    let broker =
-        Broker::with(|setup| setup.config.broker.auto_create_topics_enable = true).await;
+    let broker = Broker::with(|setup| setup.config.broker.auto_create_topics_enable = true).await;
     let answer = broker.producer().produce(request("new", &["a"])).await.unwrap().into_inner();
     assert_eq!(ack(&answer.results[0]).offset, Some(0));
     assert_eq!(
@@ -200,8 +197,7 @@ async fn admission_used_up_is_told_after_a_while() {
         async move { producer.produce(request("orders", &["x".repeat(1400).as_str()])).await }
     });
     until(|| broker.metric("riverrun_memory_budget_used_bytes{pool=\"produce\"}") > 2000.0).await;
-    let refused =
-        broker.producer().produce(request("orders", &["x".repeat(1400).as_str()])).await;
+    let refused = broker.producer().produce(request("orders", &["x".repeat(1400).as_str()])).await;
     let error = error_of(&refused.unwrap_err());
     assert_eq!(error.reason, "THROTTLING_QUOTA_EXCEEDED");
     assert!(error.retriable && error.definite && error.retry_after.is_some(), "{error:?}");

@@ -8,8 +8,7 @@ use tokio::sync::mpsc as channel;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::{
-    produce_stream_ack::Outcome, produce_stream_request::Request,
-    produce_stream_response::Response,
+    produce_stream_ack::Outcome, produce_stream_request::Request, produce_stream_response::Response,
 };
 
 use super::*;
@@ -93,7 +92,12 @@ fn wrap(request: Request) -> v1::ProduceStreamRequest {
     v1::ProduceStreamRequest { request: Some(request) }
 }
 
-pub(super) fn append(id: u64, topic: TopicId, partition: i32, batch: Bytes) -> v1::ProduceStreamAppend {
+pub(super) fn append(
+    id: u64,
+    topic: TopicId,
+    partition: i32,
+    batch: Bytes,
+) -> v1::ProduceStreamAppend {
     v1::ProduceStreamAppend {
         correlation_id: id,
         topic_id: convert::wire_topic_id(topic),
@@ -131,7 +135,8 @@ async fn batches_are_acked_with_their_place() {
         let ack = client.ack().await;
         let Some(Outcome::Result(result)) = ack.outcome else { panic!("{ack:?}") };
         assert_eq!(result.durability, i32::from(v1::Durability::Disk));
-        places.insert(ack.correlation_id, (result.base_offset.unwrap(), result.last_offset.unwrap()));
+        places
+            .insert(ack.correlation_id, (result.base_offset.unwrap(), result.last_offset.unwrap()));
     }
     assert_eq!(places.into_values().collect::<Vec<_>>(), [(0, 1), (0, 0), (2, 2)]);
     let (mut answers, _) = client.half_close();
@@ -165,8 +170,7 @@ async fn each_bad_batch_is_refused_in_band_and_the_stream_stays() {
         base_sequence: sequence,
     };
     let sequence = |sequence| {
-        let options =
-            BatchOptions { producer: Some(stamp(sequence)), ..BatchOptions::default() };
+        let options = BatchOptions { producer: Some(stamp(sequence)), ..BatchOptions::default() };
         batch_with(&["x"], options)
     };
     let table: Vec<(&str, v1::ProduceStreamAppend, &str)> = vec![
@@ -193,7 +197,11 @@ async fn each_bad_batch_is_refused_in_band_and_the_stream_stays() {
             "INVALID_RECORD",
         ),
         ("two batches", append(0, topic, 0, two), "INVALID_RECORD"),
-        ("too large", append(0, topic, 0, batch(&["x".repeat(4000).as_str()])), "MESSAGE_TOO_LARGE"),
+        (
+            "too large",
+            append(0, topic, 0, batch(&["x".repeat(4000).as_str()])),
+            "MESSAGE_TOO_LARGE",
+        ),
         ("time to come", append(0, topic, 0, old), "INVALID_TIMESTAMP"),
         ("format", v1::ProduceStreamAppend { format: 7, ..epoch(0) }, "INVALID_REQUEST"),
         ("epoch to come", epoch(1000), "UNKNOWN_LEADER_EPOCH"),

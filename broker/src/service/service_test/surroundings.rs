@@ -37,14 +37,10 @@ async fn reflection_lists_the_services_in_both_versions() {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()
     };
-    let mut client = reflection::server_reflection_client::ServerReflectionClient::new(
-        broker.channel.clone(),
-    );
-    let mut answers = client
-        .server_reflection_info(tokio_stream::iter([request]))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut client =
+        reflection::server_reflection_client::ServerReflectionClient::new(broker.channel.clone());
+    let mut answers =
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = soon(answers.next()).await.unwrap().unwrap();
     use reflection::server_reflection_response::MessageResponse;
     let Some(MessageResponse::ListServicesResponse(services)) = answer.message_response else {
@@ -71,11 +67,8 @@ async fn reflection_lists_the_services_in_both_versions() {
     let mut client = reflection_alpha::server_reflection_client::ServerReflectionClient::new(
         broker.channel.clone(),
     );
-    let mut answers = client
-        .server_reflection_info(tokio_stream::iter([request]))
-        .await
-        .unwrap()
-        .into_inner();
+    let mut answers =
+        client.server_reflection_info(tokio_stream::iter([request])).await.unwrap().into_inner();
     let answer = soon(answers.next()).await.unwrap().unwrap();
     use reflection_alpha::server_reflection_response::MessageResponse as AlphaResponse;
     assert!(
@@ -104,9 +97,8 @@ async fn a_request_too_large_for_its_call_says_so() {
     assert_eq!(error_of(&failed).reason, "MESSAGE_TOO_LARGE");
 
     let open = v1::FetchStreamOpen { client_rack: "x".repeat(2000), ..Default::default() };
-    let request = v1::FetchStreamRequest {
-        request: Some(v1::fetch_stream_request::Request::Open(open)),
-    };
+    let request =
+        v1::FetchStreamRequest { request: Some(v1::fetch_stream_request::Request::Open(open)) };
     let mut stream =
         broker.consumer().fetch_stream(tokio_stream::iter([request])).await.unwrap().into_inner();
     let failed = soon(stream.message()).await.unwrap_err();
@@ -123,7 +115,11 @@ async fn bytes_that_are_no_message_are_the_clients_fault() {
     let codec = tonic_prost::ProstCodec::<v1::DescribeTopicRequest, v1::ProduceResponse>::default();
     let garbage = v1::DescribeTopicRequest { name: "\u{7f}".repeat(3) };
     let fine = grpc.unary(tonic::Request::new(garbage), path, codec).await.unwrap_err();
-    assert_eq!(error_of(&fine).reason, "INVALID_RECORD", "a name alone is a request without records");
+    assert_eq!(
+        error_of(&fine).reason,
+        "INVALID_RECORD",
+        "a name alone is a request without records"
+    );
 
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/riverrun.v1.ProduceService/Produce");
@@ -152,4 +148,56 @@ async fn past_the_number_of_connections_a_client_waits_until_one_leaves() {
     drop(channel);
     soon(waiting).await.unwrap().unwrap();
     drop(metrics);
+}
+
+/// HTTP/2 itself holds a client to so many calls; the next waits at the client.
+#[tokio::test]
+async fn past_the_number_of_streams_a_call_waits_at_the_client() {
+    let broker = Broker::with(|setup| setup.config.network.http2_max_concurrent_streams = 2).await;
+    broker.topic("orders", 1).await;
+    let tail = v1::TailRequest { topic: "orders".into(), follow: true, ..Default::default() };
+    let first = broker.consumer().tail(tail.clone()).await.unwrap();
+    let _second = broker.consumer().tail(tail.clone()).await.unwrap();
+    let third = tokio::spawn({
+        let mut consumer = broker.consumer();
+        async move { consumer.tail(tail).await }
+    });
+    // A call on another connection overtakes the third, which has not reached the broker.
+    let port = broker.quorum.image().brokers().next().unwrap().endpoints[0].port;
+    let other = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    let mut other = MetadataServiceClient::new(other.connect().await.unwrap());
+    other.get_cluster(v1::GetClusterRequest {}).await.unwrap();
+    assert_eq!(broker.metric("riverrun_open_streams{request=\"tail\"}"), 2.0);
+    drop(first);
+    soon(third).await.unwrap().unwrap();
+}
+
+/// Many large messages begun and none finished: the broker holds as much as it may and no more.
+#[tokio::test]
+async fn large_messages_being_received_stay_within_their_budget() {
+    let limit = 3 << 20;
+    let broker = Broker::with(|setup| setup.limits.receive_bytes = limit).await;
+    let topic = broker.topic_with("orders", 1, &[("max.message.bytes", "4MiB")]).await;
+    let mut producer = produce_stream::Client::open(&broker).await;
+    let options = BatchOptions { bytes_max: 8 << 20, ..Default::default() };
+    let two_mib = batch_with(&["x".repeat(2 << 20).as_str()], options);
+    producer.send(vec![produce_stream::append(1, topic, 0, two_mib.clone())]);
+    assert_eq!(producer.result().await.base_offset, Some(0));
+    let used = || broker.metric("riverrun_memory_budget_used_bytes{pool=\"receive\"}");
+    assert!(used() > (2 << 20) as f64, "held until the next message of the stream begins");
+
+    let mut second = produce_stream::Client::open(&broker).await;
+    second.send(vec![produce_stream::append(1, topic, 0, two_mib.clone())]);
+    let refused = error_of(&second.other().await.unwrap_err());
+    assert_eq!(refused.reason, "THROTTLING_QUOTA_EXCEEDED");
+    assert!(refused.retriable && refused.definite, "{refused:?}");
+    assert!(used() <= limit as f64);
+    assert_eq!(broker.metric("riverrun_bound_hits_total{bound=\"receive\"}"), 1.0);
+
+    producer.send(vec![produce_stream::append(2, topic, 0, batch(&["small"]))]);
+    assert_eq!(producer.result().await.base_offset, Some(1));
+    assert_eq!(used(), 0.0);
+    let mut third = produce_stream::Client::open(&broker).await;
+    third.send(vec![produce_stream::append(1, topic, 0, two_mib)]);
+    assert_eq!(third.result().await.base_offset, Some(2));
 }

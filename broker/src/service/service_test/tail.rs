@@ -46,10 +46,7 @@ async fn it_starts_where_it_is_told_and_stops_after_so_many() {
     let topic = broker.topic("orders", 1).await;
     broker.write(topic, 0, &["a", "b", "c", "d"]).await;
     let start = |at| Some(v1::ReadFrom { at: Some(at) });
-    let last = v1::TailRequest {
-        start: start(v1::read_from::At::FromEnd(2)),
-        ..request("orders")
-    };
+    let last = v1::TailRequest { start: start(v1::read_from::At::FromEnd(2)), ..request("orders") };
     assert_eq!(all(&mut tail(&broker, last).await).await, ["c", "d"]);
     let two = v1::TailRequest {
         start: start(v1::read_from::At::Offset(1)),
@@ -90,7 +87,10 @@ async fn what_cannot_be_read_is_refused() {
     let table = [
         (request("nowhere"), "UNKNOWN_TOPIC_OR_PARTITION"),
         (request("no/where"), "INVALID_TOPIC_EXCEPTION"),
-        (v1::TailRequest { partitions: vec![1], ..request("orders") }, "UNKNOWN_TOPIC_OR_PARTITION"),
+        (
+            v1::TailRequest { partitions: vec![1], ..request("orders") },
+            "UNKNOWN_TOPIC_OR_PARTITION",
+        ),
         (
             v1::TailRequest {
                 topic_id: convert::wire_topic_id(TopicId::random()),
