@@ -184,7 +184,11 @@ impl ProduceStream {
                         self.place(append, permit);
                     }
                 }
-                Woken::Request(request) => self.take_request(request),
+                Woken::Request(request) => {
+                    // However fast requests come, others get their turn.
+                    tokio::task::consume_budget().await;
+                    self.take_request(request);
+                }
                 Woken::Drain => {
                     self.reading = Reading::Draining;
                     self.drain_over = Some(Box::pin(sleep(self.core.limits.drain_read_wait)));

@@ -457,10 +457,15 @@ impl From<QuorumError> for Failure {
     }
 }
 
-/// What tonic says of a request that it could not make a message of.
+/// What tonic says of a request that it could not make a message of; or we, before tonic saw it.
 impl From<&Status> for Failure {
     fn from(status: &Status) -> Self {
         let message = status.message();
+        if let Some(reason) = status.metadata().get(REASON_TRAILER)
+            && let Some(reason) = reason.to_str().ok().and_then(Reason::from_name)
+        {
+            return Self::new(reason, message).retry_after(RETRY_LATER);
+        }
         match status.code() {
             Code::OutOfRange | Code::ResourceExhausted => Self::new(
                 Reason::MessageTooLarge,
