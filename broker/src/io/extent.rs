@@ -12,7 +12,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ pub(super) struct Extent {
     published: AtomicU64,
     /// A copy of [`Writer::window`] for those who only want to know.
     window: AtomicU64,
+    /// A copy of [`Writer::closed`], likewise.
+    closed: AtomicBool,
     /// Held while bytes are written, never during anything that waits for a disk's allocation.
     writer: Mutex<Writer>,
     /// Held while the file grows or shrinks, so that these do not meet; appends go on beside.
@@ -36,6 +38,9 @@ pub(super) struct Extent {
 struct Writer {
     window: u64,
     closed: bool,
+    /// Whether shrinking cuts the file: not if it was opened read-only, or is somebody else's to
+    /// append to by now.
+    cuts: bool,
 }
 
 // === impl Extent ===
@@ -46,7 +51,7 @@ impl Extent {
         Self::new(published, false)
     }
 
-    /// An extent that takes no appends.
+    /// An extent that takes no appends and never cuts its file.
     pub(super) fn closed(published: u64) -> Self {
         Self::new(published, true)
     }
@@ -55,7 +60,8 @@ impl Extent {
         Self {
             published: AtomicU64::new(published),
             window: AtomicU64::new(published),
-            writer: Mutex::new(Writer { window: published, closed }),
+            closed: AtomicBool::new(closed),
+            writer: Mutex::new(Writer { window: published, closed, cuts: !closed }),
             resize: Mutex::new(()),
         }
     }
@@ -80,9 +86,7 @@ impl Extent {
             return Err(AppendError::WindowFull { needed: end });
         }
         if let Err(error) = write(at) {
-            writer.closed = true;
-            writer.window = at;
-            self.window.store(at, Ordering::Relaxed);
+            self.set(&mut writer, at, true);
             return Err(AppendError::Io(error));
         }
         self.published.store(end, Ordering::Release);
@@ -114,29 +118,44 @@ impl Extent {
         let mut writer = self.writer.lock();
         // A write may have failed meanwhile; what was allocated goes when the file is sealed.
         if !writer.closed {
-            writer.window = to;
-            self.window.store(to, Ordering::Relaxed);
+            self.set(&mut writer, to, false);
         }
         Ok(())
     }
 
     /// Empties the window, for good if `close`, then lets `give_back` shrink the file down to the
-    /// published end: no append can be under way above it, none can begin.
+    /// published end: no append can be under way above it, none can begin. One that is
+    /// read-only or superseded leaves the file alone.
     pub(super) fn shrink(
         &self,
         close: bool,
         give_back: impl FnOnce(u64) -> io::Result<()>,
     ) -> io::Result<()> {
         let _resize = self.resize.lock();
-        let published = {
+        let (published, cuts) = {
             let mut writer = self.writer.lock();
             let published = self.published.load(Ordering::Relaxed);
-            writer.closed |= close;
-            writer.window = published;
-            self.window.store(published, Ordering::Relaxed);
-            published
+            let closed = writer.closed || close;
+            self.set(&mut writer, published, closed);
+            (published, writer.cuts)
         };
-        give_back(published)
+        if cuts { give_back(published) } else { Ok(()) }
+    }
+
+    /// Ends all appends, and the file is not cut any more either: somebody else appends to it from
+    /// now on. Returns the end of what may have been sliced.
+    pub(super) fn supersede(&self) -> u64 {
+        let _resize = self.resize.lock();
+        let mut writer = self.writer.lock();
+        let published = self.published.load(Ordering::Relaxed);
+        self.set(&mut writer, published, true);
+        writer.cuts = false;
+        published
+    }
+
+    /// Whether the file may yet be cut to what is published here.
+    pub(super) fn cuts(&self) -> bool {
+        self.writer.lock().cuts
     }
 
     /// End of what readers may see.
@@ -149,9 +168,20 @@ impl Extent {
         self.window.load(Ordering::Relaxed)
     }
 
+    /// Whether no append will ever come; once true, so is it for good.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Whether `[position, position + len)` is published.
     pub(super) fn contains(&self, position: u64, len: usize) -> bool {
         position.checked_add(len as u64).is_some_and(|end| end <= self.published())
+    }
+
+    fn set(&self, writer: &mut Writer, window: u64, closed: bool) {
+        (writer.window, writer.closed) = (window, closed);
+        self.window.store(window, Ordering::Relaxed);
+        self.closed.store(closed, Ordering::Release);
     }
 }
 
@@ -219,5 +249,15 @@ mod tests {
         extent.shrink(true, |_| Ok(())).unwrap();
         assert!(matches!(extent.append(1, |_| Ok(())), Err(AppendError::Sealed)));
         assert!(extent.contains(0, 4) && !extent.contains(0, 5) && !extent.contains(u64::MAX, 2));
+    }
+    #[test]
+    fn a_superseded_extent_neither_appends_nor_cuts() {
+        let extent = Extent::open(0);
+        extent.grow(8, |_| Ok(())).unwrap();
+        extent.append(3, |_| Ok(())).unwrap();
+        assert_eq!(extent.supersede(), 3);
+        assert!(matches!(extent.append(1, |_| Ok(())), Err(AppendError::Sealed)));
+        assert!(extent.grow(9, |_| unreachable!("closed")).is_err());
+        extent.shrink(true, |_| unreachable!("not ours any more")).unwrap();
     }
 }

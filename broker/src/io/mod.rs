@@ -20,9 +20,16 @@
 //! window and [`SegmentFile::try_slice`].
 
 pub mod buffers;
+#[cfg(test)]
+mod conformance;
 pub mod dir;
 mod extent;
 pub mod failure;
+pub mod file_system;
+pub mod limits;
+mod mapped_segment;
+pub mod maps;
+mod mmap;
 pub mod real;
 mod real_file;
 pub mod segment_file;
@@ -54,7 +61,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// directory is synced.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. One that is open as a segment is refused
+    /// ([`io::ErrorKind::ResourceBusy`]) where segments are mapped.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Moves a file or directory over `to`, atomically. Durable once the directory (both, if they
@@ -84,11 +92,15 @@ pub trait Disk: fmt::Debug + Send + Sync {
     ) -> io::Result<Arc<dyn SegmentFile>>;
 
     /// Opens a segment file whose bytes below `published` are valid and will never change; fails if
-    /// the file has fewer. With `None` it is read-only.
+    /// the file has fewer. With `None` it is read-only; a handle that appends must have published
+    /// as much ([`io::ErrorKind::ResourceBusy`] otherwise, where segments are mapped).
     ///
     /// With `Some(mode)` it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
     /// What the file has past `published` is cut off first: else a whole frame behind a torn one
-    /// could come back to life once new frames fill the gap. Nobody may hold slices of that part.
+    /// could come back to life once new frames fill the gap. Another handle of the file that could
+    /// append cannot any more. While bytes past `published` may still be read through another
+    /// handle or a slice, this is refused ([`io::ErrorKind::ResourceBusy`]) where segments are
+    /// mapped.
     fn open_segment(
         &self,
         path: &Path,
@@ -181,9 +193,9 @@ pub trait SegmentFile: fmt::Debug + Send + Sync {
     /// After [`AppendError::Io`] the file takes no more appends: seal it and go on in a new one.
     fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError>;
 
-    /// Moves the window's end to at least `to`: allocates, and touches pages ahead of the writer so
-    /// that no append takes a page fault. Blocks; may run beside appends and reads. `ENOSPC` is
-    /// undone.
+    /// Moves the window's end to at least `to`: allocates and, for [`WriteMode::Map`], brings in
+    /// pages ahead of the writer so that no append takes a page fault. Blocks; may run beside
+    /// appends and reads. Undone on error, `ENOSPC` above all.
     fn extend(&self, to: u64) -> io::Result<()>;
 
     /// The `len` bytes at `position` if they are published and in memory: a view of the map or a

@@ -3,23 +3,23 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use super::{
-    DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode, buffers::Buffers,
-    real_file::RealFile, segment_file::PwriteSegment,
+    DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode,
+    buffers::Buffers,
+    file_system::{Mapping, mapping_of},
+    limits::Limits,
+    mapped_segment::MappedSegment,
+    maps::{MapCounts, Maps, RESERVE_DEFAULT, SEALED_MAX_DEFAULT},
+    real_file::RealFile,
+    segment_file::PwriteSegment,
 };
 
-/// The file systems of this machine.
-#[derive(Debug, Clone, Default)]
+/// The file systems of this machine; clones share maps and buffers. One per process is best: the
+/// bounds hold for each.
+#[derive(Debug, Clone)]
 pub struct RealDisk {
+    policy: MapPolicy,
+    maps: Arc<Maps>,
     buffers: Buffers,
-}
-
-// === impl RealDisk ===
-
-impl RealDisk {
-    /// The disk of this machine.
-    pub fn new(_policy: MapPolicy) -> Self {
-        Self::default()
-    }
 }
 
 /// Whether segment files may be mapped.
@@ -30,6 +30,91 @@ pub enum MapPolicy {
     Auto,
     /// Nowhere: plain reads and writes.
     Never,
+}
+
+/// What the disk may keep for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskBounds {
+    /// Maps of segment files, active and sealed.
+    pub maps: usize,
+    /// Maps of sealed segments among them.
+    pub sealed_maps: usize,
+    /// Bytes of addresses reserved for a segment that is appended to.
+    pub reserve: u64,
+    /// Bytes of free read buffers that are kept.
+    pub buffer_bytes: usize,
+}
+
+impl Default for DiskBounds {
+    /// Half of `vm.max_map_count`; [`SEALED_MAX_DEFAULT`]; [`RESERVE_DEFAULT`];
+    /// [`Buffers::BYTES_MAX_DEFAULT`].
+    fn default() -> Self {
+        Self {
+            maps: Limits::read().segment_maps(),
+            sealed_maps: SEALED_MAX_DEFAULT,
+            reserve: RESERVE_DEFAULT,
+            buffer_bytes: Buffers::BYTES_MAX_DEFAULT,
+        }
+    }
+}
+
+// === impl RealDisk ===
+
+impl RealDisk {
+    /// The disk of this machine, with default bounds.
+    pub fn new(policy: MapPolicy) -> Self {
+        Self::with_bounds(policy, DiskBounds::default())
+    }
+
+    /// The disk of this machine.
+    pub fn with_bounds(policy: MapPolicy, bounds: DiskBounds) -> Self {
+        Self {
+            policy,
+            maps: Arc::new(Maps::new(bounds.maps, bounds.sealed_maps, bounds.reserve)),
+            buffers: Buffers::new(bounds.buffer_bytes),
+        }
+    }
+
+    /// Whether segments in this directory are mapped, and if not, why; for a line in the log.
+    pub fn mapping(&self, dir: &Path) -> io::Result<Mapping> {
+        self.mapping_of(&fs::File::open(dir)?)
+    }
+
+    /// How many maps there are.
+    pub fn map_counts(&self) -> MapCounts {
+        self.maps.counts()
+    }
+
+    /// Takes the maps from sealed segments that nobody read since the last call. To be called every
+    /// few minutes, by whoever keeps house. Blocks shortly.
+    pub fn drop_idle_maps(&self) {
+        self.maps.drop_idle();
+    }
+
+    fn mapping_of(&self, file: &fs::File) -> io::Result<Mapping> {
+        match self.policy {
+            MapPolicy::Auto => mapping_of(file),
+            MapPolicy::Never => Ok(Mapping::Unsafe("it is switched off".to_owned())),
+        }
+    }
+
+    fn may_map(&self, file: &RealFile) -> bool {
+        matches!(self.mapping_of(file.as_std()), Ok(Mapping::Safe))
+    }
+
+    fn new_segment(
+        &self,
+        file: RealFile,
+        len: u64,
+        mode: WriteMode,
+    ) -> io::Result<Arc<dyn SegmentFile>> {
+        let buffers = self.buffers.clone();
+        Ok(if self.may_map(&file) {
+            Arc::new(MappedSegment::create(file, len, mode, self.maps.clone(), buffers)?)
+        } else {
+            Arc::new(PwriteSegment::create(Arc::new(file), len, buffers)?)
+        })
+    }
 }
 
 impl Disk for RealDisk {
@@ -62,7 +147,9 @@ impl Disk for RealDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(open(path)?))
+        let file = open(path)?;
+        self.maps.check_plain(file.as_std())?;
+        Ok(Arc::new(file))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -93,16 +180,13 @@ impl Disk for RealDisk {
         &self,
         path: &Path,
         len: u64,
-        _mode: WriteMode,
+        mode: WriteMode,
     ) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = Arc::new(create(path)?);
-        match PwriteSegment::create(file, len, self.buffers.clone()) {
-            Ok(segment) => Ok(Arc::new(segment)),
-            Err(error) => {
-                let _ = fs::remove_file(path);
-                Err(error)
-            }
-        }
+        let file = create(path)?;
+        self.new_segment(file, len, mode).inspect_err(|_| {
+            // The first error is the one that says why; a name of nothing is found at recovery.
+            let _ = fs::remove_file(path);
+        })
     }
 
     fn open_segment(
@@ -111,8 +195,13 @@ impl Disk for RealDisk {
         published: u64,
         append: Option<WriteMode>,
     ) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = Arc::new(open(path)?);
+        let file = open(path)?;
         let buffers = self.buffers.clone();
+        if self.may_map(&file) {
+            let maps = self.maps.clone();
+            return Ok(Arc::new(MappedSegment::open(file, published, append, maps, buffers)?));
+        }
+        let file = Arc::new(file);
         Ok(Arc::new(match append {
             Some(_) => PwriteSegment::open(file, published, buffers)?,
             None => PwriteSegment::open_read_only(file, published, buffers)?,
@@ -127,3 +216,7 @@ fn create(path: &Path) -> io::Result<RealFile> {
 fn open(path: &Path) -> io::Result<RealFile> {
     fs::OpenOptions::new().read(true).write(true).open(path).map(RealFile::new)
 }
+
+#[cfg(test)]
+#[path = "real_test.rs"]
+mod tests;

@@ -16,8 +16,9 @@ use super::{File, SyncPoint};
 /// Most parts the kernel takes in one vectored write (`IOV_MAX` of Linux and macOS).
 const PARTS_MAX: usize = 1024;
 
-/// Zeros are written in pieces of this size where a file system cannot allocate.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// Most zeros written at once, 1 MiB: large pieces make large folios in the page cache.
+const ZERO_PARTS: usize = 16;
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// An open file of the real file system.
 #[derive(Debug)]
@@ -56,11 +57,17 @@ impl RealFile {
         Ok(())
     }
 
-    fn write_zeros(&self, mut position: u64, to: u64) -> io::Result<()> {
+    /// Writes zeros to `[position, to)`.
+    pub(super) fn write_zeros(&self, mut position: u64, to: u64) -> io::Result<()> {
         while position < to {
-            let len = usize::try_from(to - position).unwrap_or(ZEROS.len()).min(ZEROS.len());
-            self.write_at(&[IoSlice::new(&ZEROS[..len])], position)?;
-            position += len as u64;
+            let left = usize::try_from(to - position).unwrap_or(usize::MAX);
+            let parts = if left < ZEROS.len() {
+                &[IoSlice::new(&ZEROS[..left])][..]
+            } else {
+                &[IoSlice::new(&ZEROS); ZERO_PARTS][..ZERO_PARTS.min(left / ZEROS.len())]
+            };
+            self.write_at(parts, position)?;
+            position += parts.iter().map(|part| part.len() as u64).sum::<u64>();
         }
         Ok(())
     }
@@ -198,12 +205,12 @@ mod tests {
     fn zeros_where_nothing_can_be_allocated() {
         let file = file();
         file.write_at(&[IoSlice::new(b"here")], 0).unwrap();
-        file.write_zeros(4, 200_000).unwrap();
-        assert_eq!(file.len().unwrap(), 200_000);
-        let mut all = vec![1; 200_001];
-        assert_eq!(file.read_at(&mut all, 0).unwrap(), 200_000);
+        file.write_zeros(4, 2_000_000).unwrap();
+        assert_eq!(file.len().unwrap(), 2_000_000);
+        let mut all = vec![1; 2_000_001];
+        assert_eq!(file.read_at(&mut all, 0).unwrap(), 2_000_000);
         assert_eq!(&all[..4], b"here");
-        assert!(all[4..200_000].iter().all(|byte| *byte == 0));
+        assert!(all[4..2_000_000].iter().all(|byte| *byte == 0));
     }
 
     #[test]

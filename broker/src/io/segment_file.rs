@@ -19,8 +19,6 @@ pub struct PwriteSegment {
     file: Arc<dyn File>,
     extent: Extent,
     buffers: Buffers,
-    /// Opened for reading only: never changes the file, not even to give back its tail.
-    read_only: bool,
 }
 
 // === impl PwriteSegment ===
@@ -29,7 +27,7 @@ impl PwriteSegment {
     /// A segment over a new, empty file, with a window of `len` zero bytes. The caller removes the
     /// file if this fails.
     pub fn create(file: Arc<dyn File>, len: u64, buffers: Buffers) -> io::Result<Self> {
-        let segment = Self { file, extent: Extent::open(0), buffers, read_only: false };
+        let segment = Self { file, extent: Extent::open(0), buffers };
         segment.extend(len)?;
         Ok(segment)
     }
@@ -40,7 +38,7 @@ impl PwriteSegment {
         if check_published(file.as_ref(), published)? > published {
             file.set_len(published)?;
         }
-        Ok(Self { file, extent: Extent::open(published), buffers, read_only: false })
+        Ok(Self { file, extent: Extent::open(published), buffers })
     }
 
     /// A segment to read from.
@@ -50,7 +48,7 @@ impl PwriteSegment {
         buffers: Buffers,
     ) -> io::Result<Self> {
         check_published(file.as_ref(), published)?;
-        Ok(Self { file, extent: Extent::closed(published), buffers, read_only: true })
+        Ok(Self { file, extent: Extent::closed(published), buffers })
     }
 }
 
@@ -89,16 +87,10 @@ impl SegmentFile for PwriteSegment {
     }
 
     fn release_window(&self) -> io::Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
         self.extent.shrink(false, |published| self.file.set_len(published))
     }
 
     fn seal(&self) -> io::Result<()> {
-        if self.read_only {
-            return Ok(());
-        }
         self.extent.shrink(true, |published| self.file.set_len(published))
     }
 }
@@ -146,3 +138,7 @@ pub(super) fn read_bytes(
     let read = file.read_at(&mut buffer, position)?;
     Ok(buffer.freeze().slice(..read))
 }
+
+#[cfg(test)]
+#[path = "segment_file_test.rs"]
+mod tests;

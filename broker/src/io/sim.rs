@@ -357,3 +357,7 @@ impl Drop for SimFile {
         self.world.lock().close(self.inode);
     }
 }
+
+#[cfg(test)]
+#[path = "sim_test.rs"]
+mod tests;

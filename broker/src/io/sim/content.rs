@@ -107,7 +107,7 @@ impl Content {
     }
 
     pub(super) fn sync(&mut self) {
-        self.durable = self.cached.clone();
+        self.durable = self.written_back();
         self.pending.clear();
     }
 
@@ -139,7 +139,7 @@ impl Content {
     pub(super) fn after(&self, cut: PowerCut, rng: &mut Rng) -> Self {
         let image = match cut {
             PowerCut::LoseUnsynced | PowerCut::LoseContent => self.durable.clone(),
-            PowerCut::KeepUnsynced | PowerCut::LoseNames => self.cached.clone(),
+            PowerCut::KeepUnsynced | PowerCut::LoseNames => self.written_back(),
             PowerCut::Random(_) => self.scrambled(rng),
         };
         let reserved = self.reserved.min(pages_of(image.len));
@@ -152,6 +152,22 @@ impl Content {
             let page = image.pages.entry(index).or_insert_with(|| Arc::new([0; PAGE]));
             Arc::make_mut(page)[within] ^= 1 << (bit % 8);
         }
+    }
+
+    /// The disk once all that is dirty has reached it. Not the same as what the cache shows: pages
+    /// that a failed sync lost are clean.
+    fn written_back(&self) -> Image {
+        let mut image = self.durable.clone();
+        for change in &self.pending {
+            match change {
+                Change::SetLen { len, .. } => image.set_len(*len),
+                Change::Write { pages, len } => {
+                    image.pages.extend(pages.iter().cloned());
+                    image.len = image.len.max(*len);
+                }
+            }
+        }
+        image
     }
 
     /// Any state the disk may legally be in without a sync.
