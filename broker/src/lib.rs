@@ -6,4 +6,6 @@ pub mod config;
 pub mod controller;
 pub mod io;
 pub mod metadata;
+pub mod http;
 pub mod shutdown;
+pub mod telemetry;
