@@ -4,8 +4,8 @@
 pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod http;
 pub mod io;
 pub mod metadata;
-pub mod http;
 pub mod shutdown;
 pub mod telemetry;

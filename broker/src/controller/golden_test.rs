@@ -14,7 +14,10 @@ use riverrun_proto::{
 
 use super::{LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError};
 use crate::{
-    io::{Disk, Failure, real::RealDisk},
+    io::{
+        Disk, Failure,
+        real::{MapPolicy, RealDisk},
+    },
     metadata::{
         Command, Endpoint, FeatureLevel, FeatureRange, MetadataImage, MetadataOffset,
         command::RegisterBroker,
@@ -100,7 +103,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn open(data: &Path, options: LocalOptions) -> Result<LocalQuorum, OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(MapPolicy::Never));
     let failure = Failure::open(Arc::clone(&disk), data);
     let found = MetaProperties::open_or_format(&disk, data, NODE, None, &failure)?;
     assert_eq!(found, properties());
@@ -165,7 +168,7 @@ async fn the_directory_of_the_first_version_opens() {
 async fn write_the_fixture() {
     let data = fixture();
     fs::create_dir(&data).expect("a fixture is written once");
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(MapPolicy::Never));
     let failure = Failure::open(Arc::clone(&disk), &data);
     properties().format(&*disk, &data, &failure).unwrap();
     let [before, after] = history();
