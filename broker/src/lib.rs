@@ -3,10 +3,6 @@
 
 pub mod clock;
 pub mod config;
-pub mod controller;
-pub mod http;
-pub mod io;
-pub mod metadata;
 pub mod shutdown;
 pub mod telemetry;
 
