@@ -226,12 +226,15 @@ impl Scan<'_> {
             } else {
                 return self.cut(&live[at..], out, report);
             };
-            if self.clean && next.is_none() && len == from.position && from == point {
-                if let Some(segment) = self.look_at_clean_end(base)? {
-                    segments.push(segment);
-                    out.reopen = true;
-                    return Ok(());
-                }
+            if self.clean
+                && next.is_none()
+                && len == from.position
+                && from == point
+                && let Some(segment) = self.look_at_clean_end(base)?
+            {
+                segments.push(segment);
+                out.reopen = true;
+                return Ok(());
             }
             let found = match self.look_from(base, len, from, next, out, report)? {
                 Look::Found(found) => found,

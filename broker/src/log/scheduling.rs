@@ -367,6 +367,7 @@ impl Log {
         let Truncated { end, kept, cut, active, producers, recovery_point } = truncated;
         self.vacate();
         self.shared.set_segments(kept);
+        self.shared.set_log_start(self.log_start_offset().min(end));
         self.shared.set_log_end(end);
         self.epochs.truncate(end);
         self.high_watermark = self.high_watermark.min(end);
