@@ -43,7 +43,6 @@ pub(super) struct Truncate {
     pub(super) list: Arc<SegmentList>,
     /// Segments that were sealed and are not known to be durable.
     pub(super) unsynced: Vec<Arc<OpenSegment>>,
-    pub(super) log_start: Offset,
     pub(super) ahead: u64,
     pub(super) mode: WriteMode,
     pub(super) limits: ProducerLimits,
@@ -90,7 +89,14 @@ impl Truncate {
         if let Some((cut, _)) = &cut {
             kept = kept.below(cut.base()).with(cut.clone());
         }
-        let producers = self.producers_at(shared, &kept, point.offset, on_disk.life)?;
+        let producers = replay::producers_at(
+            shared,
+            &kept,
+            point.offset,
+            on_disk.life,
+            self.limits,
+            self.now,
+        )?;
         self.mark(shared, on_disk, cut.as_ref(), point, &producers)?;
         remove_from(shared, point.offset)?;
         on_disk.cuts.retain(|cut| cut.segment < point.offset);
@@ -107,22 +113,6 @@ impl Truncate {
             producers,
             recovery_point: on_disk.recovery_point,
         })
-    }
-
-    /// Producer state as of the new end.
-    fn producers_at(
-        &self,
-        shared: &Shared,
-        kept: &SegmentList,
-        end: Offset,
-        life: u32,
-    ) -> Result<ProducerStates, LogError> {
-        let mut loaded = replay::load_snapshot(shared, end, life, self.limits)?;
-        let from = loaded.as_of.unwrap_or(self.log_start);
-        replay::frames(shared, kept, from, end, |frame| {
-            replay::follow(&mut loaded.states, &frame.header, frame.base, self.now);
-        })?;
-        Ok(loaded.states)
     }
 
     /// Moves the recovery point back to the cut, with the snapshot that belongs to it, and marks the
@@ -197,6 +187,9 @@ impl Truncate {
                 Some((segment, end)) => LogPoint { offset: base, segment, position: end.position },
                 None => LogPoint::start_of_segment(base),
             };
+            return Ok((None, point));
+        }
+        if last.end().is_some_and(|known| known.offset == end.offset) {
             return Ok((None, point));
         }
         let cut = OpenSegment::new(open.file.clone(), base, open.salt, open.appended_from);
