@@ -7,6 +7,7 @@ pub mod shutdown;
 pub mod telemetry;
 
 pub mod io;
+pub mod log;
 pub mod metadata;
 pub mod replica;
 
@@ -15,3 +16,8 @@ pub mod partition;
 pub mod controller;
 
 pub mod http;
+pub mod service;
+
+pub mod server;
+
+pub use server::Embedded;

@@ -251,7 +251,7 @@ fn contradictions_are_found() {
         (&["produce.admission.percent=90"], "produce.admission.percent"),
         (&["network.http2.stream.window.bytes=32MiB"], "network.http2.stream.window.bytes"),
         (&["produce.stream.in.flight.bytes=17MiB"], "produce.stream.in.flight.bytes"),
-        (&["log.window.bytes.max=64KiB"], "log.window.bytes.min"),
+        (&["log.window.bytes.max=64KiB", "log.window.bytes.min=65537"], "log.window.bytes.min"),
         (&["topic.max.message.bytes=2MiB", "topic.segment.bytes=1MiB"], "topic.segment.bytes"),
         (&["topic.min.insync.replicas=2"], "topic.min.insync.replicas"),
     ];

@@ -35,7 +35,7 @@ section! {
     "internal.listen" => internal_listen: SocketAddr = loopback(INTERNAL_PORT);
 
     /// Host that clients are told to dial. Empty: the address of the gRPC port; must be set where
-    /// that is 0.0.0.0 or [::], which nobody can dial.
+    /// that is 0.0.0.0 or `[::]`, which nobody can dial.
     "advertised.host" => advertised_host: Option<String> = None;
 
     /// Port that clients are told to dial, where a container maps it to another. 0: the one that

@@ -30,9 +30,9 @@ section! {
     "ack.timeout.ms" => ack_timeout_ms: Duration = Duration::from_secs(30),
         in Duration::from_millis(100) => Duration::from_secs(3600);
 
-    /// Idempotent producers remembered per partition, about 1 KiB each. Past it the one unused for
-    /// longest is forgotten: its retries are refused rather than written twice.
-    "producers.per.partition.max" => producers_per_partition_max: u32 = 1_000, in 1 => 100_000;
+    /// Idempotent producers remembered per partition, about 1 KiB each when busy. Past it the one
+    /// unused for longest is forgotten: its retries are refused rather than written twice.
+    "producers.per.partition.max" => producers_per_partition_max: u32 = 10_000, in 1 => 100_000;
 
     /// A producer that wrote nothing for so long is forgotten (Kafka's key and default). Must
     /// exceed the longest time that clients retry.

@@ -82,14 +82,24 @@ impl TopicOverrides {
     /// As they were stored. Checks each key and value, but not all together: the broker's defaults
     /// may have changed since, and a topic must stay usable.
     pub fn from_stored(entries: &BTreeMap<String, String>) -> Result<Self, Problems> {
+        let (overrides, problems) = Self::understood(entries);
+        problems.or(overrides)
+    }
+
+    /// As they were stored, without what this version does not understand, and what that is. For
+    /// those who must go on with the rest: dropping all of them would put a topic that keeps its
+    /// records forever under the default retention.
+    pub fn understood(entries: &BTreeMap<String, String>) -> (Self, Problems) {
         let mut problems = Problems::default();
         let mut settings = TopicDefaults::default();
+        let mut known = BTreeMap::new();
         for (key, value) in entries {
-            if let Err(problem) = set(&mut settings, key, value) {
-                problems.push(problem);
+            match set(&mut settings, key, value) {
+                Ok(value) => _ = known.insert(key.clone(), value),
+                Err(problem) => problems.push(problem),
             }
         }
-        problems.or(Self(entries.clone()))
+        (Self(known), problems)
     }
 
     /// These with some keys set and others back to the broker's default; all or nothing. Keys in

@@ -115,8 +115,17 @@ fn stored_overrides_outlive_a_change_of_the_brokers_defaults() {
     let larger = TopicDefaults { max_message_bytes: ByteSize::mib(8), ..TopicDefaults::default() };
     let config = TopicOverrides::from_stored(made.as_map()).unwrap().resolve(&larger, 1);
     assert_eq!(config.segment_bytes, ByteSize::mib(8), "a batch always fits its segment");
-    let foreign = BTreeMap::from([("from.the.future".to_owned(), "1".to_owned())]);
-    assert!(TopicOverrides::from_stored(&foreign).is_err());
+}
+
+#[test]
+fn stored_overrides_of_another_version_keep_what_is_understood() {
+    let text = |(k, v): (&str, &str)| (k.to_owned(), v.to_owned());
+    let stored = [("from.the.future", "1"), ("retention.ms", "-1"), ("segment.bytes", "1")];
+    let stored = BTreeMap::from(stored.map(text));
+    assert_eq!(TopicOverrides::from_stored(&stored).unwrap_err().len(), 2);
+    let (kept, problems) = TopicOverrides::understood(&stored);
+    assert_eq!(problems.len(), 2);
+    assert_eq!(kept.resolve(&TopicDefaults::default(), 1).retention, None, "kept forever still");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub const BACKLOG_MAX: usize = 1024;
 pub struct Change {
     /// The entry.
     pub offset: MetadataOffset,
-    /// What it changed, in order; never empty.
+    /// What it changed, in order; nothing, if it was rejected.
     pub deltas: Vec<Delta>,
     /// The image after it.
     pub image: Arc<MetadataImage>,
@@ -70,15 +70,14 @@ impl Publisher {
     }
 
     /// Publishes what became of the entry after the last one: first the image, then the deltas, so
-    /// that nobody hears of a change he cannot see.
+    /// that nobody hears of a change he cannot see. An entry that changed nothing is published, too:
+    /// whoever waits for a follower to reach an offset waits for any.
     pub(super) fn publish(&self, applied: Applied) {
         let image = Arc::new(applied.image);
         self.shared.image.store(Arc::clone(&image));
-        if !applied.deltas.is_empty() {
-            let change = Change { offset: image.offset(), deltas: applied.deltas, image };
-            // No receiver is no error: nobody follows at the moment.
-            let _ = self.changes.send(Arc::new(change));
-        }
+        let change = Change { offset: image.offset(), deltas: applied.deltas, image };
+        // No receiver is no error: nobody follows at the moment.
+        let _ = self.changes.send(Arc::new(change));
     }
 
     pub(super) fn subscribe(&self) -> Subscription {
@@ -170,14 +169,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rejected_command_moves_the_image_and_tells_nobody() {
+    async fn a_rejected_command_moves_the_image_and_changes_nothing() {
         let publisher = publisher();
         let mut subscription = publisher.subscribe();
         publisher.publish(apply(&publisher.image(), &level_1()));
         assert_eq!(publisher.image().offset(), subscription.start().offset().next());
-        publish(&publisher, 1);
         let Some(Update::Change(change)) = subscription.next().await else { panic!() };
         assert_eq!(change.offset, publisher.image().offset());
+        assert!(change.deltas.is_empty());
     }
 
     #[tokio::test]

@@ -22,9 +22,9 @@ macro_rules! sync_points {
 }
 
 sync_points! {
-    /// File: a segment, after its header is written and before its name is made durable. Without
-    /// it a segment can be found whose header is zeros or torn: salt and base offset are unknown,
-    /// so every frame in it is unreadable although later group commits synced them.
+    /// File: a segment that a truncation began, before it is named durably. Without it the header
+    /// may be torn when the name is not: the next open takes the segment for one that was never
+    /// used, removes it, and the cut-off frames of the segment before are the log's end again.
     SegmentHeader,
     /// Directory: the partition's, after a segment file was created. Without it the file, with
     /// every acked frame in it, may have no name after a power loss.
@@ -32,31 +32,31 @@ sync_points! {
     /// File: the group commit of the active segment. Without it `durability = disk` acks records
     /// that only the page cache holds.
     SegmentData,
-    /// File: a segment when it is sealed, before the next one takes appends. Without it the
-    /// recovery point may move past bytes that are not on the disk, or a hole stays between two
-    /// segments that are both otherwise intact.
+    /// File: a segment that was sealed, with the first group commit or checkpoint after that.
+    /// Without it the flushed end and the recovery point move past bytes that are not on the disk.
     SegmentSealed,
-    /// File: what recovery kept of the last segment, before it is served. Without it a read (or an
-    /// ack of a follower) may show records which the next power loss takes away.
+    /// File: what recovery kept, before it is served. Without it a read (or an ack of a follower)
+    /// may show records which the next power loss takes away.
     SegmentRecovered,
-    /// Directory: the partition's, after segments were removed or set aside. Without it they come
-    /// back: records below the log start offset reappear, or a truncated suffix does.
+    /// Directory: the partition's, after recovery removed segments behind a cut and kept others.
+    /// Without it the removed come back, and fit on again once new records have grown up to them.
+    RecoveredDir,
+    /// Directory: the partition's, after a truncation removed segments, before the new one begins.
+    /// Without it they come back: a truncated suffix reappears.
     SegmentRemovedDir,
-    /// File: an offset or time index, before its segment counts as cleanly sealed. Without it an
-    /// index of zeros or of half its entries is believed.
+    /// File: an offset or time index, before the recovery point passes its segment's end. Without
+    /// it an open after a power loss reads whole segments to make their indexes again.
     IndexFile,
     /// File: a snapshot of the producers' state, before the recovery point passes it. Without it
-    /// sequence numbers are forgotten and a retry is appended twice.
+    /// sequence numbers of deleted records are forgotten, and a retry is appended twice.
     ProducerSnapshot,
-    /// Directory: the partition's, after a producer snapshot got its name; as
-    /// [`SyncPoint::ProducerSnapshot`].
-    ProducerSnapshotDir,
     /// File: the history of leader epochs (temporary file, before the rename). Without it the
     /// history may be an empty file under its final name.
     LeaderEpochs,
-    /// Directory: after the rename of the leader-epoch history. Without it the old history returns
-    /// and a divergence is looked for in the wrong epoch.
-    LeaderEpochsDir,
+    /// Directory: the partition's, after indexes, snapshot and leader epochs got their names,
+    /// before the checkpoint moves the recovery point past them. Without it the old ones are
+    /// believed.
+    RecoveryFilesDir,
     /// File: a checkpoint of offsets (temporary file, before the rename). Without it the rename may
     /// be durable before the content is: an empty checkpoint, so no log start offset.
     Checkpoint,

@@ -19,7 +19,8 @@ use super::{
     flush::{self, Flushed, SealedSegment},
     index::IndexHead,
     index_files,
-    layout::{self, CHECKPOINT_FILE, FileName, LEADER_EPOCHS_FILE},
+    inventory::Inventory,
+    layout::{self, CHECKPOINT_FILE, LEADER_EPOCHS_FILE},
     leader_epochs::LeaderEpochs,
     producer_snapshot,
     producer_state::ProducerStates,
@@ -32,8 +33,8 @@ use crate::io::{
     dir::{self, AtomicPoints},
 };
 
-/// Snapshots kept: the newest, and those that a truncation to before it can start from.
-pub(super) const SNAPSHOTS_KEPT: usize = 3;
+/// The newest snapshots are kept, the second one in case the newest is found broken.
+const SNAPSHOTS_KEPT: usize = 2;
 
 /// A log as of one moment, to be made durable.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Checkpointing {
         Outcome::Checkpoint(self.write(context.shared, &mut on_disk))
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         shared: &Shared,
         on_disk: &mut Checkpoint,
@@ -103,11 +104,12 @@ impl Checkpointing {
             let next = Checkpoint {
                 recovery_point: self.point,
                 high_watermark: self.high_watermark,
-                log_start: on_disk.log_start,
+                // A deletion that failed (the disk was full) is made durable here.
+                log_start: on_disk.log_start.max(shared.log_start().min(self.point.offset)),
             };
             write_checkpoint(shared, on_disk, next)?;
         }
-        remove_old_snapshots(shared);
+        remove_old_snapshots(shared, self.high_watermark);
         shared.env.counters.checkpoints.add(1);
         Ok(Checkpointed { point: self.point, flushed: self.flushed })
     }
@@ -145,19 +147,14 @@ pub(super) fn write_checkpoint(
     Ok(())
 }
 
-/// Removes all but the newest few. What stays behind is removed the next time.
-fn remove_old_snapshots(shared: &Shared) {
-    let Ok(entries) = shared.env.disk.list(&shared.dir) else { return };
-    let mut snapshots: Vec<Offset> = entries
-        .iter()
-        .filter_map(|entry| match FileName::parse(&entry.name) {
-            Some(FileName::Snapshot(offset)) => Some(offset),
-            _ => None,
-        })
-        .collect();
-    snapshots.sort_unstable();
-    let old = snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
-    for offset in &snapshots[..old] {
-        let _ = shared.env.disk.remove_file(&layout::snapshot_file(&shared.dir, *offset));
+/// Removes all but the newest few, and the newest at or below the high watermark, which a truncation
+/// can always start from. What stays behind is removed the next time.
+fn remove_old_snapshots(shared: &Shared, high_watermark: Offset) {
+    let disk = shared.env.disk.as_ref();
+    let Ok(Inventory { snapshots, .. }) = Inventory::of(disk, &shared.dir) else { return };
+    let newest = snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
+    let committed = snapshots.partition_point(|as_of| *as_of <= high_watermark);
+    for as_of in &snapshots[..newest.min(committed.saturating_sub(1))] {
+        let _ = disk.remove_file(&layout::snapshot_file(&shared.dir, *as_of));
     }
 }

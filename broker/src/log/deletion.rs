@@ -6,7 +6,7 @@ use riverrun_proto::offset::Offset;
 
 use super::{
     checkpoint::{Checkpoint, LogPoint},
-    checkpointing,
+    checkpointing::{self, Checkpointed, Checkpointing},
     env::LogEnv,
     error::LogError,
     layout,
@@ -18,6 +18,8 @@ use crate::io::SyncPoint;
 #[derive(Debug)]
 pub(super) struct Delete {
     pub(super) log_start: Offset,
+    /// If the recovery point does not reach the new start: the checkpoint that moves it.
+    pub(super) checkpoint_first: Option<Box<Checkpointing>>,
     /// Base offsets, oldest first.
     pub(super) segments: Vec<Offset>,
     /// The log is empty then, and ends here.
@@ -26,19 +28,31 @@ pub(super) struct Delete {
     pub(super) resets: u64,
 }
 
+/// What is durable then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deleted {
+    pub(super) log_start: Offset,
+    pub(super) checkpointed: Option<Checkpointed>,
+}
+
 // === impl Delete ===
 
 impl Delete {
     /// First the checkpoint, then the files: of what a crash brings back, the next open knows that
-    /// it is deleted. So the removals need no sync.
-    pub(super) fn run(self, context: &Context<'_>) -> Result<Offset, LogError> {
+    /// it is deleted. So the removals need no sync. The log start offset never passes the recovery
+    /// point: with the records the only trace of their producers would go, and of how far they are.
+    pub(super) fn run(self, context: &Context<'_>) -> Result<Deleted, LogError> {
         let shared = context.shared;
         let mut on_disk = context.side.checkpoint.lock();
         shared.env.failure.check()?;
         if context.side.resets() != self.resets {
             // The log was emptied meanwhile; files of these names, if there are any, are new.
-            return Ok(self.log_start);
+            return Ok(Deleted { log_start: self.log_start, checkpointed: None });
         }
+        let checkpointed = match self.checkpoint_first.filter(|_| !context.is_void()) {
+            Some(checkpointing) => Some(checkpointing.write(shared, &mut on_disk)?),
+            None => None,
+        };
         let mut next = Checkpoint { log_start: self.log_start.max(on_disk.log_start), ..*on_disk };
         if let Some(end) = self.empty_at.filter(|end| *end >= next.recovery_point.offset) {
             next.recovery_point = LogPoint::start_of_segment(end);
@@ -60,7 +74,7 @@ impl Delete {
             }
             shared.env.counters.segments_deleted.add(1);
         }
-        Ok(self.log_start)
+        Ok(Deleted { log_start: self.log_start, checkpointed })
     }
 }
 

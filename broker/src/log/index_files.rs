@@ -103,15 +103,16 @@ pub(super) fn rebuild(
     let read = |position, len| open.file.read(position, len).map(Some);
     let mut walk = Walk::new(&open.codec, start, read);
     let mut writer = IndexWriter::new(interval_bytes);
-    loop {
+    let mut found = SegmentEnd { offset: base, position: SEGMENT_HEADER_BYTES as u64 };
+    while found.offset < end.offset {
         match walk.step().map_err(|error| LogError::io("reading", path, error))? {
-            Step::Frame(frame) if frame.base < end.offset => {
+            Step::Frame(frame) if frame.next <= end.offset => {
                 writer.note_found(&summary, open, &frame);
+                found = SegmentEnd { offset: frame.next, position: walk.position() };
             }
             _ => break,
         }
     }
-    let found = SegmentEnd { offset: walk.expected().min(end.offset), position: walk.position() };
     Ok(summary.head(open.salt, found))
 }
 

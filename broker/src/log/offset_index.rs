@@ -7,7 +7,7 @@ use super::index::Numbers;
 
 /// Where batches of one segment begin. Readers need no lock.
 #[derive(Debug)]
-pub struct OffsetIndex {
+pub(super) struct OffsetIndex {
     base: Offset,
     /// Relative offset in the upper half, position in the lower one; both grow.
     numbers: Numbers,
@@ -17,7 +17,7 @@ pub struct OffsetIndex {
 
 impl OffsetIndex {
     /// Without entries, for the segment that begins at `base`.
-    pub fn new(base: Offset) -> Self {
+    pub(super) fn new(base: Offset) -> Self {
         Self { base, numbers: Numbers::new() }
     }
 
@@ -42,7 +42,7 @@ impl OffsetIndex {
 
     /// The last known batch that begins at or before `offset`; `None`: before all entries, begin at
     /// the segment's start.
-    pub fn floor(&self, offset: Offset) -> Option<(Offset, u64)> {
+    pub(super) fn floor(&self, offset: Offset) -> Option<(Offset, u64)> {
         let relative = offset.distance_from(self.base);
         let len = self.numbers.len();
         let after =
@@ -51,7 +51,7 @@ impl OffsetIndex {
     }
 
     /// Known batches beyond `position`, in order.
-    pub fn beyond(&self, position: u64) -> impl Iterator<Item = (Offset, u64)> + '_ {
+    pub(super) fn beyond(&self, position: u64) -> impl Iterator<Item = (Offset, u64)> + '_ {
         let len = self.numbers.len();
         let first = Numbers::partition_point(len, |at| low(self.numbers.get(at)) <= position);
         (first..len).filter_map(|at| self.entry(at))

@@ -22,7 +22,7 @@ use riverrun_proto::{
 
 use super::{
     active::Active,
-    checkpoint::{Checkpoint, LogPoint},
+    checkpoint::Checkpoint,
     checkpointing,
     config::LogConfig,
     env::LogEnv,
@@ -36,6 +36,7 @@ use super::{
     partition_meta::PartitionMeta,
     recovery_scan::{Scan, Scanned},
     replay,
+    segment::{OpenSegment, Segment},
     segment_list::SegmentList,
     shared::Shared,
     work::DiskSide,
@@ -177,9 +178,10 @@ impl Log {
         let interval = config.index_interval_bytes;
         let shared = Shared::new(env, dir, partition, SegmentList::default(), bounds, interval);
         let scanned = Scan { shared: &shared, checkpoint, clean, lost }.run(found, &mut report)?;
+        let (touched, is_changed) = (scanned.touched.clone(), scanned.is_changed);
         let mut log = Self::from_scan(shared, checkpoint, scanned, config, now, &mut report)?;
-        if !report.was_clean {
-            log.keep(&checkpoint, &report)?;
+        if is_changed || !touched.is_empty() {
+            log.keep(&touched, is_changed)?;
         }
         report.log_start = log.log_start_offset();
         report.log_end = log.log_end_offset();
@@ -196,16 +198,17 @@ impl Log {
         now: Timestamp,
         report: &mut RecoveryReport,
     ) -> Result<Self, LogError> {
-        let Scanned { list, log_start, log_end, recovery_point, reopen, damage } = scanned;
+        let Scanned { list, log_start, log_end, recovery_point, reopen, damage, .. } = scanned;
         shared.set_log_end(log_end);
         shared.set_log_start(log_start);
         shared.set_segments(list.clone());
 
         let point = recovery_point.offset.min(log_end);
         let epochs = read_epochs(&shared, point)?;
-        report.epochs_lost = epochs.is_none() && point > log_start;
+        let is_covered = |epochs: &LeaderEpochs| epochs.epoch_of(log_start).is_some();
+        report.epochs_lost = point > log_start && !epochs.as_ref().is_some_and(is_covered);
         let epochs_from = if report.epochs_lost { log_start } else { point.max(log_start) };
-        let mut epochs = epochs.unwrap_or_default();
+        let mut epochs = epochs.filter(|_| !report.epochs_lost).unwrap_or_default();
         let mut producers = replay::load_snapshot(&shared, point, config.producer_limits())?;
         let producers_from = producers.as_of.unwrap_or(Offset::ZERO).max(log_start);
         report.producers_replayed_from = producers_from;
@@ -217,7 +220,7 @@ impl Log {
             {
                 epochs.note(epoch, frame.base);
             }
-            if frame.base >= producers_from {
+            if frame.next > producers_from {
                 replay::follow(&mut producers.states, &frame.header, frame.base, now);
             }
         })?;
@@ -240,33 +243,28 @@ impl Log {
     }
 
     /// Makes durable what recovery keeps, and moves the recovery point to the end of it.
-    fn keep(&mut self, before: &Checkpoint, report: &RecoveryReport) -> Result<(), LogError> {
+    fn keep(
+        &mut self,
+        touched: &[(Arc<Segment>, Arc<OpenSegment>)],
+        is_changed: bool,
+    ) -> Result<(), LogError> {
         let shared = self.shared.clone();
-        let list = shared.segments.load_full();
-        let touched = before.recovery_point.offset.max(before.log_start);
-        for segment in list.as_slice() {
-            let end = segment.end().expect("everything is sealed after a recovery");
-            if end.offset > touched
-                && let Some(open) = segment.get_open()
-            {
-                flush::sync_segment(&shared, &open, SyncPoint::SegmentRecovered)?;
-            }
+        for (_, open) in touched {
+            flush::sync_segment(&shared, open, SyncPoint::SegmentRecovered)?;
+        }
+        if !is_changed {
+            // All of it lies below the recovery point already.
+            return Ok(());
         }
         flush::sync_dir(&shared, SyncPoint::RecoveredDir)?;
         if self.damage.is_some() {
-            // The files stay as they are found, so that the next open finds the same.
+            // The small files stay as they were found, so that the next open finds the same.
             return Ok(());
         }
-        let disk = shared.env.disk.as_ref();
-        for segment in list.as_slice() {
+        for (segment, open) in touched {
             let end = segment.end().expect("everything is sealed after a recovery");
-            let rebuilt = report.rebuilt_indexes.contains(&segment.base());
-            if (rebuilt || end.offset > touched)
-                && let Some(open) = segment.get_open()
-            {
-                let head = segment.head(open.salt, end);
-                super::index_files::write(disk, &shared.dir, &head, &open)?;
-            }
+            let head = segment.head(open.salt, end);
+            super::index_files::write(shared.env.disk.as_ref(), &shared.dir, &head, open)?;
         }
         let point = self.end_point();
         checkpointing::write_states(&shared, point.offset, &self.producers, &self.epochs)?;
@@ -341,9 +339,4 @@ fn read_epochs(shared: &Shared, point: Offset) -> Result<Option<LeaderEpochs>, L
             Ok(Some(epochs))
         }
     }
-}
-
-/// Where a scan may begin in the segment that holds the recovery point.
-pub(super) fn is_in(point: &LogPoint, base: Offset) -> bool {
-    point.segment == base
 }

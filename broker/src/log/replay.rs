@@ -78,7 +78,7 @@ pub(super) fn follow(
     }
 }
 
-/// Shows `seen` all frames of sealed or open segments that begin in `from..to`. What is damaged is
+/// Shows `seen` all frames of sealed or open segments that reach into `from..to`. What is damaged is
 /// left out, to the end of its segment: whoever reads it will say so.
 pub(super) fn frames(
     shared: &Shared,
@@ -114,7 +114,7 @@ pub(super) fn frames(
         while walk.expected() < end {
             let path = || shared.segment_path(segment.base());
             match walk.step().map_err(|error| LogError::io("reading", &path(), error))? {
-                Step::Frame(frame) if frame.base >= from => seen(&frame),
+                Step::Frame(frame) if frame.next > from => seen(&frame),
                 Step::Frame(_) => {}
                 _ => break,
             }

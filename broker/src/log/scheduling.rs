@@ -121,6 +121,9 @@ impl Log {
         if to <= self.log_start_offset() || self.status.is_truncating {
             return None;
         }
+        // As things stand before anything of them is deleted.
+        let checkpoint_first = (to > self.recovery_point.offset && self.damage.is_none())
+            .then(|| Box::new(self.checkpointing(false)));
         self.shared.set_log_start(to);
         self.epochs.advance_start(to);
         self.high_watermark = self.high_watermark.max(to);
@@ -147,12 +150,12 @@ impl Log {
         self.shared.set_segments(list.without_first(dead));
         self.flush.sealed.retain(|sealed| sealed.end.offset > to);
         let resets = self.side.resets();
-        Some(self.work(Kind::Delete(Delete { log_start: to, segments, empty_at, resets })))
+        Some(self.work(Kind::Delete(Delete { log_start: to, checkpoint_first, segments, empty_at, resets })))
     }
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
     /// Nothing else may be under way. Readers live on.
-    pub fn start_close(mut self) -> LogWork {
+    pub fn start_close(&mut self) -> LogWork {
         self.flush.finish();
         if self.damage.is_some() || self.status.is_truncating {
             // What memory says is not what the files are; the next open looks again.
@@ -275,9 +278,12 @@ impl Log {
             Outcome::Truncate(result) => result.map(|truncated| self.truncated(*truncated)),
             Outcome::Reset(result) if is_void => result.map(|_| Completed::default()),
             Outcome::Reset(result) => result.map(|to| self.reset(to)),
-            Outcome::Delete(result) => result.map(|log_start| Completed {
-                log_start: Some(log_start),
-                ..Completed::default()
+            Outcome::Delete(result) => result.map(|deleted| Completed {
+                log_start: Some(deleted.log_start),
+                ..match deleted.checkpointed {
+                    Some(done) if !is_void => self.saved(done),
+                    _ => Completed::default(),
+                }
             }),
         };
         if let Err(error) = &result {

@@ -36,16 +36,16 @@ use crate::io::{Disk, SegmentFile};
 
 /// Where a sealed segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentEnd {
+pub(super) struct SegmentEnd {
     /// The first offset that is not in it.
-    pub offset: Offset,
+    pub(super) offset: Offset,
     /// Where its frames end in the file.
-    pub position: u64,
+    pub(super) position: u64,
 }
 
 /// A segment of a log; shared by the log and its readers.
 #[derive(Debug)]
-pub struct Segment {
+pub(super) struct Segment {
     base: Offset,
     /// Set once, when sealed.
     end: OnceLock<SegmentEnd>,
@@ -146,27 +146,27 @@ impl Segment {
     }
 
     /// Offset of its first record; names its files.
-    pub const fn base(&self) -> Offset {
+    pub(super) const fn base(&self) -> Offset {
         self.base
     }
 
     /// Where it ends; `None` while active.
-    pub fn end(&self) -> Option<SegmentEnd> {
+    pub(super) fn end(&self) -> Option<SegmentEnd> {
         self.end.get().copied()
     }
 
     /// The latest timestamp in it; far in the past if there is none.
-    pub fn max_timestamp(&self) -> Timestamp {
+    pub(super) fn max_timestamp(&self) -> Timestamp {
         Timestamp::from_millis(self.latest.timestamp.load(Ordering::Acquire))
     }
 
     /// Base offset of the batch that has it.
-    pub fn max_timestamp_at(&self) -> Offset {
+    pub(super) fn max_timestamp_at(&self) -> Offset {
         Offset::new(self.latest.at.load(Ordering::Relaxed)).unwrap_or(self.base)
     }
 
     /// Bytes of its file that belong to the log, header included.
-    pub fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         match self.end.get() {
             Some(end) => end.position,
             None => self

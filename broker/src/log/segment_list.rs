@@ -10,7 +10,7 @@ use super::segment::Segment;
 /// Sorted by base offset; all but the last are sealed, and the last one is, too, where the next
 /// append begins a new one.
 #[derive(Debug, Clone, Default)]
-pub struct SegmentList {
+pub(super) struct SegmentList {
     segments: Vec<Arc<Segment>>,
 }
 
@@ -43,39 +43,39 @@ impl SegmentList {
     }
 
     /// The segment in which `offset` lies or would lie, and its place.
-    pub fn find(&self, offset: Offset) -> Option<(usize, &Arc<Segment>)> {
+    pub(super) fn find(&self, offset: Offset) -> Option<(usize, &Arc<Segment>)> {
         let after = self.segments.partition_point(|segment| segment.base() <= offset);
         let at = after.checked_sub(1)?;
         Some((at, &self.segments[at]))
     }
 
     /// All segments, oldest first.
-    pub fn as_slice(&self) -> &[Arc<Segment>] {
+    pub(super) fn as_slice(&self) -> &[Arc<Segment>] {
         &self.segments
     }
 
     /// Where the segment at this place ends: where the next begins. `None` for the last.
-    pub fn next_base(&self, at: usize) -> Option<Offset> {
+    pub(super) fn next_base(&self, at: usize) -> Option<Offset> {
         self.segments.get(at + 1).map(|next| next.base())
     }
 
     /// The newest one.
-    pub fn last(&self) -> Option<&Arc<Segment>> {
+    pub(super) fn last(&self) -> Option<&Arc<Segment>> {
         self.segments.last()
     }
 
     /// How many.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.segments.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
     /// Bytes of all files that belong to the log.
-    pub fn size_bytes(&self) -> u64 {
+    pub(super) fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size_bytes()).sum()
     }
 }

@@ -10,7 +10,7 @@ use super::index::Numbers;
 
 /// Where to look for a time within one segment. Readers need no lock.
 #[derive(Debug)]
-pub struct TimeIndex {
+pub(super) struct TimeIndex {
     base: Offset,
     /// Pairs: timestamp, which never falls, and relative offset, which grows.
     numbers: Numbers,
@@ -20,7 +20,7 @@ pub struct TimeIndex {
 
 impl TimeIndex {
     /// Without entries, for the segment that begins at `base`.
-    pub fn new(base: Offset) -> Self {
+    pub(super) fn new(base: Offset) -> Self {
         Self { base, numbers: Numbers::new() }
     }
 
@@ -48,7 +48,7 @@ impl TimeIndex {
     }
 
     /// An offset below which every record is earlier than `time`: look from there on.
-    pub fn look_from(&self, time: Timestamp) -> Offset {
+    pub(super) fn look_from(&self, time: Timestamp) -> Offset {
         let pairs = self.numbers.len() / 2;
         let after = Numbers::partition_point(pairs, |pair| self.pair(pair).0 < time);
         let relative = after.checked_sub(1).map_or(0, |pair| self.pair(pair).1);

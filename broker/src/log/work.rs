@@ -79,7 +79,7 @@ pub(super) enum Outcome {
     Checkpoint(Result<checkpointing::Checkpointed, LogError>),
     Truncate(Result<Box<truncation::Truncated>, LogError>),
     Reset(Result<Offset, LogError>),
-    Delete(Result<Offset, LogError>),
+    Delete(Result<deletion::Deleted, LogError>),
     /// Made void by a truncation before it ran.
     Void(Voided),
 }

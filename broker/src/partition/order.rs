@@ -66,17 +66,17 @@ impl State {
     ) -> Result<Option<(Offset, Produced)>, ProduceError> {
         let epoch = self.may_write(append)?;
         if let Some(stamp) = append.batch.header().producer() {
-            match self.log.producers().check(&stamp, append.batch.header(), now) {
+            match self.log.producers().check(stamp, append.batch.header().last_offset_delta, now) {
                 ProducerCheck::New => {}
                 ProducerCheck::Duplicate(original) => {
                     let produced = self.produced(
                         append.acks,
                         epoch,
-                        (original.base_offset, original.last_offset),
+                        (original.base_offset, original.last_offset()),
                         None,
                         true,
                     );
-                    return Ok(Some((original.last_offset.next(), produced)));
+                    return Ok(Some((original.last_offset().next(), produced)));
                 }
                 ProducerCheck::OutOfOrder { expected } => {
                     return Err(ProduceError::OutOfOrderSequence {
@@ -84,6 +84,9 @@ impl State {
                         given: stamp.base_sequence,
                         expected,
                     });
+                }
+                ProducerCheck::TooManyProducers { count_max } => {
+                    return Err(ProduceError::TooManyProducers { max: count_max });
                 }
                 ProducerCheck::Fenced { current } => {
                     return Err(ProduceError::InvalidProducerEpoch {

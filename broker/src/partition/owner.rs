@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     clock::{Clock, Instant},
-    log::{Log, LogError, LogReader, LogWork, LogWorkDone},
+    io::Failure,
+    log::{Log, LogError, LogReader, LogWorkDone},
     replica::{Event, Registration, Replica},
 };
 
@@ -37,6 +38,8 @@ use crate::{
 pub struct PartitionEnv {
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Whether the directory that the log is in has failed.
+    pub failure: Failure,
     /// Threads for what blocks.
     pub pool: IoPool,
     /// Bytes that reads from the disk may hold.
@@ -341,8 +344,8 @@ impl Partition {
                 }
                 Err(error) => {
                     tracing::error!(partition = %self.id, topic = %self.topic, %error, "log work failed");
-                    if let LogError::Failed(_) = error {
-                        state.fail_all(&error.to_string(), effects);
+                    if let Err(failed) = self.env.failure.check() {
+                        state.fail_all(&failed.to_string(), effects);
                     }
                 }
             }

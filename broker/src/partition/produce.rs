@@ -142,6 +142,15 @@ pub enum ProduceError {
         /// The epoch in force.
         current: i16,
     },
+    /// More idempotent producers than the partition remembers write to it.
+    #[error(
+        "the partition remembers {max} producers already (produce.producers.per.partition.max); \
+         share producers, or try again once old ones have expired"
+    )]
+    TooManyProducers {
+        /// The bound.
+        max: usize,
+    },
     /// The offset space or a segment cannot take it.
     #[error("the batch cannot be stored: {0}")]
     Unstorable(String),
@@ -203,6 +212,7 @@ impl ProduceError {
             | Self::InvalidTimestamp { .. }
             | Self::OutOfOrderSequence { .. }
             | Self::InvalidProducerEpoch { .. }
+            | Self::TooManyProducers { .. }
             | Self::Unstorable(_)
             | Self::StorageFull
             | Self::Busy { .. } => true,

@@ -151,15 +151,15 @@ impl Partition {
             OffsetSpec::Timestamp(at) => Some(at),
             OffsetSpec::MaxTimestamp => None,
         };
-        let reader = self.reader.clone();
+        let lookup = match by_time {
+            Some(at) => self.reader.offset_for_timestamp(at, upper),
+            None => self.reader.max_timestamp(upper),
+        };
         let found = self
-            .on_pool(move || match by_time {
-                Some(at) => reader.offset_for_timestamp(at, upper),
-                None => reader.max_timestamp(upper),
-            })
+            .on_pool(move || lookup.run())
             .await?
             .map_err(|error| self.fetch_error(Offset::ZERO, error))?;
-        Ok(found.map(|(offset, timestamp)| OffsetAt { offset, timestamp: Some(timestamp) }))
+        Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
     /// Deletes what lies below `before` (`None`: below the high watermark). Returns the log start

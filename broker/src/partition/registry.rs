@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{LogConfig as LogSettings, ProduceConfig, TopicDefaults},
     io::SyncPoint,
-    log::{self, Log, LogEnv, LogError, PartitionMeta, RecoveryReport},
+    log::{self, Damage, Log, LogEnv, LogError, PartitionMeta, RecoveryReport},
     metadata::{Delta, MetadataImage, MetadataOffset, Partition as Registered, Topic},
     replica::{Registration, Replica},
 };
@@ -68,8 +68,10 @@ pub struct OpenReport {
     pub opened: usize,
     /// Bytes that were scanned because the last stop was not a clean one.
     pub scanned_bytes: u64,
-    /// Bytes of unfinished appends that were cut off the ends of logs.
-    pub torn_bytes: u64,
+    /// Logs whose last append had not been finished; its remains were cut off.
+    pub torn: usize,
+    /// Partitions with damage among what was durable: they serve around it and take no appends.
+    pub damaged: Vec<(TopicPartition, Damage)>,
     /// Directories that belong to no known topic, under the names they were given.
     pub set_aside: Vec<PathBuf>,
     /// Partitions that could not be opened, and why. They answer KAFKA_STORAGE_ERROR.
@@ -244,10 +246,11 @@ impl Registry {
         let (settings, log_config) = self.settings(topic);
         let (log, report) = if exists {
             let now = self.env.partition.clock.now();
-            Log::open(&self.env.log, dir, log_config, clean, now)?
+            Log::open(self.env.log.clone(), dir, log_config, clean, now)?
         } else {
-            let meta = PartitionMeta::new(topic.name.clone(), id);
-            (Log::create(&self.env.log, dir, meta, log_config)?, RecoveryReport::default())
+            let meta = PartitionMeta { partition: id, topic_name: topic.name.clone() };
+            let log = Log::create(self.env.log.clone(), dir, &meta, log_config)?;
+            (log, RecoveryReport::default())
         };
         let replica = Replica::new(
             self.env.me,
@@ -305,7 +308,8 @@ impl OpenReport {
             Ok(recovery) => {
                 self.opened += 1;
                 self.scanned_bytes += recovery.scanned_bytes;
-                self.torn_bytes += recovery.torn_bytes;
+                self.torn += usize::from(recovery.cut.is_some());
+                self.damaged.extend(recovery.damage.map(|damage| (id, damage)));
             }
             Err(error) => self.failed.push((id, error.to_string())),
         }
@@ -326,7 +330,7 @@ fn sort_out_directories(
         if !entry.is_dir || entry.name.ends_with(SET_ASIDE) {
             continue;
         }
-        if log::is_deleted_dir(&path) {
+        if log::layout::is_deleted_dir(&entry.name) {
             log::finish_removal(&env.log, &path)?;
             continue;
         }

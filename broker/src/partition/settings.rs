@@ -36,11 +36,11 @@ pub struct Settings {
 impl Settings {
     /// What `topic`'s overrides and the broker's defaults come to, for the partition and for its log.
     pub(super) fn of_topic(topic: &Topic, env: &RegistryEnv) -> (Self, LogConfig) {
-        let overrides = TopicOverrides::from_stored(&topic.configs).unwrap_or_else(|problems| {
-            // Written by another version. The data must stay readable, so the defaults have to do.
-            tracing::error!(topic = %topic.name, %problems, "stored topic configuration not understood, using the broker's defaults");
-            TopicOverrides::default()
-        });
+        let (overrides, problems) = TopicOverrides::understood(&topic.configs);
+        if !problems.is_empty() {
+            // Written by another version: what is understood holds, the data stays readable.
+            tracing::error!(topic = %topic.name, %problems, "stored topic configuration not understood");
+        }
         let replicas = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
         let config = overrides.resolve(&env.topic_defaults, replicas);
         let (durability, write_mode) = match config.durability {
@@ -59,11 +59,18 @@ impl Settings {
                 bytes: config.retention_bytes.map(config::ByteSize::get),
             },
         };
+        let (log, produce) = (&env.log_settings, &env.produce_settings);
         let log = LogConfig {
             segment_bytes: config.segment_bytes.get(),
             segment_age: config.segment_age,
+            index_interval_bytes: u32::try_from(log.index_interval_bytes.get()).unwrap_or(u32::MAX),
             write_mode,
-            ..LogConfig::default()
+            window_min: log.window_bytes_min.get(),
+            window_max: log.window_bytes_max.get(),
+            idle_after: log.window_idle_ms,
+            checkpoint_bytes: log.checkpoint_bytes.get(),
+            producer_id_expiration: produce.producer_id_expiration_ms,
+            producers_max: produce.producers_per_partition_max as usize,
         };
         (settings, log)
     }

@@ -6,18 +6,24 @@ use crate::{
     controller::{Subscription, Update},
     metadata::{Delta, MetadataImage},
     partition::registry::Registry,
-    shutdown::Running,
+    shutdown::Shutdown,
 };
 
-/// Applies whatever `subscription` says until the quorum ends. Partitions are opened and made on a
+/// Applies whatever `subscription` says until the broker stops. Partitions are opened and made on a
 /// blocking thread; the next change waits for that.
 pub(super) async fn follow(
     mut subscription: Subscription,
     registry: Arc<Registry>,
-    _running: Running,
+    shutdown: Shutdown,
 ) {
+    let _running = shutdown.register("metadata follower");
     let mut image = Arc::clone(subscription.start());
-    while let Some(update) = subscription.next().await {
+    loop {
+        let update = tokio::select! {
+            () = shutdown.stopping() => return,
+            update = subscription.next() => update,
+        };
+        let Some(update) = update else { return };
         let (deltas, next) = match update {
             Update::Change(change) => (change.deltas.clone(), Arc::clone(&change.image)),
             Update::Resync(newest) => (Delta::between(&image, &newest), newest),

@@ -31,12 +31,12 @@ pub use embedded::{Embedded, EmbeddedBuilder};
 
 use crate::{
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{Config, LogConfig},
     controller::{
         Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
         QuorumError, topics::TopicPolicy,
     },
-    http::{HttpServer, Probes, Readiness},
+    http::{HttpServer, Probes},
     io::real::{MapPolicy, RealDisk},
     log::{LogBudgets, LogEnv, SaltSource},
     partition::{
@@ -157,10 +157,11 @@ impl Server {
                     Arc::clone(directory.disk()),
                     directory.failure().clone(),
                     SaltSource::random(),
-                    LogBudgets::default(),
+                    log_budgets(&config.log),
                 ),
                 partition: PartitionEnv {
                     clock: Arc::clone(&clock),
+                    failure: directory.failure().clone(),
                     pool: pool.clone(),
                     read_budget: read_budget.clone(),
                     parked_bytes_max: limits.admission_bytes / 4,
@@ -184,7 +185,7 @@ impl Server {
         tokio::spawn(metadata_follower::follow(
             subscription,
             Arc::clone(&registry),
-            shutdown.register("metadata follower"),
+            shutdown.clone(),
         ));
         start_housekeeping(&registry, &clock, &config, &shutdown)?;
         let parts = Parts { shutdown, directory, quorum, registry, pool };
@@ -308,17 +309,29 @@ fn start_housekeeping(
 }
 
 fn report_opening(report: &OpenReport) {
-    let OpenReport { opened, scanned_bytes, torn_bytes, set_aside, failed } = report;
+    let OpenReport { opened, scanned_bytes, torn, damaged, set_aside, failed } = report;
     tracing::info!(
         opened,
         scanned_bytes,
-        torn_bytes,
+        torn,
+        damaged = damaged.len(),
         set_aside = set_aside.len(),
         failed = failed.len(),
         "partitions opened"
     );
+    for (partition, damage) in damaged {
+        tracing::error!(%partition, %damage, "partition takes no appends");
+    }
     for (partition, why) in failed {
         tracing::error!(%partition, %why, "partition not opened; it answers KAFKA_STORAGE_ERROR, the others serve");
+    }
+}
+
+fn log_budgets(log: &LogConfig) -> LogBudgets {
+    LogBudgets {
+        window_bytes: log.window_budget_bytes.get(),
+        open_segments: log.open_segments_max as usize,
+        index_bytes: log.open_indexes_bytes.as_usize(),
     }
 }
 

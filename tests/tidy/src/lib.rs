@@ -5,6 +5,7 @@
 //! |---|---|
 //! | modules of the broker depend downward only; who may see tokio, tonic and the generated types | [`layering`] |
 //! | files are short, begin with their contract, are reachable; names say something; crates forbid `unsafe` | [`shape`] |
+//! | every configuration key is read by something | [`settings`] |
 //! | `unsafe`, the clock and unbounded queues are where they may be; nothing is left undone | [`words`] |
 //!
 //! Each rule has tests beside it that show it fires. An exception is a line in a rule's table, with
@@ -14,6 +15,7 @@
 mod house;
 mod layering;
 mod paths;
+mod settings;
 mod shape;
 mod tokens;
 mod words;
@@ -24,6 +26,7 @@ pub use house::{Finding, House};
 pub fn findings(house: &House) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(layering::check(house));
+    findings.extend(settings::check(house));
     findings.extend(shape::check(house));
     findings.extend(words::check(house));
     findings.sort();
