@@ -12,6 +12,8 @@ mod metadata;
 mod producer;
 mod record;
 mod retry;
+#[cfg(test)]
+mod test_broker;
 mod topic;
 
 pub use riverrun_proto::{

@@ -37,9 +37,13 @@ const TOPICS_PER_REQUEST: usize = 1_000;
 pub(crate) enum Freshness {
     /// Whatever is cached and not older than `metadata_max_age`.
     Cached,
-    /// Fetched after this: the caller learnt then that the cache is wrong.
-    After(Instant),
+    /// Fetched after this [mark](Metadata::mark): the caller learnt then that the cache is wrong.
+    After(Mark),
 }
+
+/// A moment, as the number of requests that had been begun by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Mark(u64);
 
 /// The cache, and the requests that fill it.
 #[derive(Debug)]
@@ -60,12 +64,15 @@ struct Known {
     wanted: HashMap<Arc<str>, bool>,
     /// The broker that answered last.
     last_good: Option<Address>,
+    /// The latest request for topics.
+    requests: Mark,
 }
 
 #[derive(Clone, Debug)]
 struct Answer {
     outcome: Result<Arc<Topic>>,
     fetched: Instant,
+    request: Mark,
 }
 
 // === impl Metadata ===
@@ -96,9 +103,9 @@ impl Metadata {
         let asked = match freshness {
             Freshness::Cached => match self.cached(name) {
                 Some(topic) => return Ok(topic),
-                None => clock::now(),
+                None => self.mark(),
             },
-            Freshness::After(instant) => instant,
+            Freshness::After(mark) => mark,
         };
         {
             let mut known = self.known.lock();
@@ -106,7 +113,7 @@ impl Metadata {
         }
         let _one_at_a_time = self.single_flight.lock().await;
         if let Some(answer) = self.known.lock().topics.get(name)
-            && answer.fetched >= asked
+            && answer.request > asked
             && (answer.outcome.is_ok() || !create)
         {
             return answer.outcome.clone();
@@ -117,6 +124,11 @@ impl Metadata {
             || Err(Error::protocol(format!("the broker left topic {name:?} out of its answer"))),
             |answer| answer.outcome.clone(),
         )
+    }
+
+    /// Now, for [`Freshness::After`].
+    pub(crate) fn mark(&self) -> Mark {
+        self.known.lock().requests
     }
 
     /// What is known of a topic, if it is not too old.
@@ -208,8 +220,9 @@ impl Metadata {
 
     /// Fetches `name` and whatever else is wanted meanwhile.
     async fn fetch_wanted(&self, name: &Arc<str>, create: bool) -> Result<()> {
-        let names: Vec<Arc<str>> = {
+        let (request, names): (Mark, Vec<Arc<str>>) = {
             let mut known = self.known.lock();
+            known.requests.0 += 1;
             // Those who may not create must not ride on a request that does.
             let mut names: Vec<_> = known
                 .wanted
@@ -222,7 +235,7 @@ impl Metadata {
             for name in &names {
                 known.wanted.remove(name);
             }
-            names
+            (known.requests, names)
         };
         let fetched = clock::now();
         let (connections, names) = (&self.connections, &names);
@@ -239,7 +252,7 @@ impl Metadata {
         }
         for (name, outcome) in listed.topics {
             let outcome = outcome.map(Arc::new);
-            known.topics.insert(name, Answer { outcome, fetched });
+            known.topics.insert(name, Answer { outcome, fetched, request });
         }
         Ok(())
     }

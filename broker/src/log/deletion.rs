@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use riverrun_proto::offset::Offset;
 
 use super::{
-    checkpoint::{Checkpoint, LogPoint},
+    checkpoint::LogPoint,
     checkpointing::{self, Checkpointed, Checkpointing},
     env::LogEnv,
     error::LogError,
@@ -53,7 +53,9 @@ impl Delete {
             Some(checkpointing) => Some(checkpointing.write(shared, &mut on_disk)?),
             None => None,
         };
-        let mut next = Checkpoint { log_start: self.log_start.max(on_disk.log_start), ..*on_disk };
+        let mut next = on_disk.clone();
+        next.log_start = next.log_start.max(self.log_start);
+        next.cuts.retain(|cut| cut.end > self.log_start);
         if let Some(end) = self.empty_at.filter(|end| *end >= next.recovery_point.offset) {
             next.recovery_point = LogPoint::start_of_segment(end);
         }

@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use riverrun_proto::{
-    limits::BATCH_DECOMPRESSED_BYTES_MAX, offset::Offset, record::RecordBatch,
-    timestamp::Timestamp,
+    limits::BATCH_DECOMPRESSED_BYTES_MAX, offset::Offset, record::RecordBatch, timestamp::Timestamp,
 };
 
 use super::{

@@ -239,8 +239,7 @@ fn look(
     // What lies between the index entry and `from` is walked over.
     let slack = 16 * 1024;
     let chunk_bytes = ask.max_bytes.saturating_add(slack);
-    let start =
-        WalkStart { position, offset, end: end.position, verify_below, chunk_bytes };
+    let start = WalkStart { position, offset, end: end.position, verify_below, chunk_bytes };
     let mut walk = Walk::new(&open.codec, start, source);
     let mut found = Batches { batches: Vec::new(), next_offset: ask.from };
     let mut room = ask.max_bytes;

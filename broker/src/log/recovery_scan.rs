@@ -314,6 +314,9 @@ impl Scan<'_> {
             Err(what) => return Ok(Look::NoHeader(what)),
         };
         let mut open = OpenSegment::new(file, base, header.salt, u64::MAX);
+        // What a truncation has cut off is whole, and yet no part of the log.
+        let cut = self.checkpoint.cut_of(base, header.salt);
+        let next = cut.map_or(next, |cut| Some(next.map_or(cut, |next| next.min(cut))));
         let start = SegmentEnd { offset: from.offset, position: from.position };
         let mut head = index_files::empty_head(base, &open);
         if from.position > SEGMENT_HEADER_BYTES as u64 {

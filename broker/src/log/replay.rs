@@ -27,12 +27,12 @@ pub(super) struct LoadedProducers {
 pub(super) fn load_snapshot(
     shared: &Shared,
     at_most: Offset,
+    life: u32,
     limits: ProducerLimits,
 ) -> Result<LoadedProducers, LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
     let mut offsets: Vec<Offset> = entries
         .iter()
         .filter_map(|entry| match FileName::parse(&entry.name) {
@@ -49,7 +49,7 @@ pub(super) fn load_snapshot(
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
             Err(error) => return Err(LogError::io("reading", &path, error)),
         };
-        match producer_snapshot::decode(&bytes, as_of, limits) {
+        match producer_snapshot::decode(&bytes, as_of, life, limits) {
             Ok(states) => return Ok(LoadedProducers { states, as_of: Some(as_of) }),
             Err(source @ super::envelope::FormatError::Newer { .. }) => {
                 return Err(LogError::Format { path, source });
@@ -100,8 +100,7 @@ pub(super) fn frames(
         };
         let start = (segment.base(), SEGMENT_HEADER_BYTES as u64);
         let (offset, position) = open.offsets.floor(from).unwrap_or(start);
-        let end_position =
-            segment.end().map_or_else(|| open.file.published(), |end| end.position);
+        let end_position = segment.end().map_or_else(|| open.file.published(), |end| end.position);
         let start = WalkStart {
             position,
             offset,

@@ -150,7 +150,13 @@ impl Log {
         self.shared.set_segments(list.without_first(dead));
         self.flush.sealed.retain(|sealed| sealed.end.offset > to);
         let resets = self.side.resets();
-        Some(self.work(Kind::Delete(Delete { log_start: to, checkpoint_first, segments, empty_at, resets })))
+        Some(self.work(Kind::Delete(Delete {
+            log_start: to,
+            checkpoint_first,
+            segments,
+            empty_at,
+            resets,
+        })))
     }
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
@@ -342,8 +348,7 @@ impl Log {
         self.shared.set_segments(list.with(segment.clone()));
         let grant = self.shared.env.windows.grant();
         let now = self.status.now;
-        self.active =
-            Active::Open(OpenActive::new(segment, open, grant, now, &self.config));
+        self.active = Active::Open(OpenActive::new(segment, open, grant, now, &self.config));
     }
 
     fn saved(&mut self, done: Checkpointed) -> Completed {
@@ -367,6 +372,7 @@ impl Log {
         self.high_watermark = self.high_watermark.min(end);
         self.producers = producers;
         self.flush.truncate(end, cut);
+        self.flush.note_created();
         self.recovery_point = recovery_point;
         self.begin_active(Arc::new(Segment::active(end, active.clone())), active);
         self.cut_is_over();

@@ -103,8 +103,12 @@ impl State {
         };
         let base_offset = self.log.log_end_offset();
         let stamped = append.batch.stamp(base_offset, epoch, stamped_time);
+        let began = partition.env.clock.monotonic();
         match self.log.append(&stamped, now) {
-            Ok(_) => {}
+            Ok(_) => {
+                let elapsed = partition.env.clock.monotonic().duration_since(began);
+                partition.env.metrics.observe_append(elapsed);
+            }
             Err(AppendError::NotReady) => return Ok(None),
             Err(AppendError::StorageFull) => return Err(ProduceError::StorageFull),
             Err(error @ (AppendError::Failed(_) | AppendError::Damaged(_))) => {
@@ -282,7 +286,8 @@ impl State {
         }
     }
 
-    /// Starts what the log wants done and what acks wait for.
+    /// Starts what the log wants done, and the flush that acks and readers wait for: with
+    /// `durability=disk` nothing is read before it is on disk, whatever its acks.
     pub(super) fn start_work(&mut self, effects: &mut Effects) {
         if self.closed {
             return;
@@ -292,7 +297,6 @@ impl State {
         }
         // At most one flush is under way; those that come meanwhile share the next.
         if self.replica.durability() == Durability::Disk
-            && self.waiters.len() > 0
             && let Some(flush) = self.log.start_flush()
         {
             self.run(flush, effects);

@@ -229,18 +229,22 @@ mod tests {
         let mut data = v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
         merge(&mut data, piece(&["a", "b"], 2));
         merge(&mut data, piece(&["c"], 3));
-        assert_eq!(data, v1::PartitionData {
-            partition: Some(asked.clone()),
-            credit_bytes: 2,
-            ..piece(&["a", "b", "c"], 3)
-        });
+        assert_eq!(
+            data,
+            v1::PartitionData {
+                partition: Some(asked.clone()),
+                credit_bytes: 2,
+                ..piece(&["a", "b", "c"], 3)
+            }
+        );
 
         let before = data.clone();
         let error = convert::partition_error(None, v1::Error::default());
         merge(&mut data, error.clone());
         assert_eq!(data, before, "what was read comes first, the error with the next fetch");
 
-        let mut nothing = v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
+        let mut nothing =
+            v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
         merge(&mut nothing, error.clone());
         assert_eq!(nothing, v1::PartitionData { partition: Some(asked), ..error });
     }

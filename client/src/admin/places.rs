@@ -8,7 +8,6 @@ use riverrun_proto::{ids::BrokerId, reason::Reason};
 use super::{Admin, about};
 use crate::{
     address::Address,
-    clock,
     connection::{OffsetAt, OffsetQuestion, RecordsDeletion},
     error::{Error, ErrorKind, Result},
     metadata::Freshness,
@@ -151,7 +150,7 @@ impl Admin {
         let mut retrying = self.client.retrying(self.timeout, true);
         let mut freshness = Freshness::Cached;
         loop {
-            let noticed = clock::now();
+            let noticed = self.client.metadata().mark();
             let round = self.ask_round(asked, &mut answers, freshness).await;
             let open = answers.iter().flatten().find_map(|a| a.as_ref().err().filter(|e| again(e)));
             let error = match (round, open) {

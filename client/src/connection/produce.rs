@@ -1,11 +1,15 @@
 //! `ProduceStream` and `InitProducer`.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    fmt,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use riverrun_proto::{
-    ids::{BrokerId, ProducerId, TopicId},
+    ids::{ProducerId, TopicId},
     limits,
     rpc::v1::{
         self, produce_service_client::ProduceServiceClient, produce_stream_ack::Outcome,
@@ -89,6 +93,11 @@ impl ProduceLink {
     /// what bounds the queue here.
     pub(crate) fn send(&self, append: Append) {
         self.0.with(|appends| appends.waiting.push_back(append));
+    }
+
+    /// Correlation ids of what the transport has not taken: the broker cannot have it.
+    pub(crate) fn untaken(&self) -> HashSet<u64> {
+        self.0.with(|appends| appends.waiting.iter().map(|append| append.correlation_id).collect())
     }
 }
 

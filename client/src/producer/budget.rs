@@ -73,11 +73,6 @@ impl Budget {
     pub(crate) fn used(&self) -> usize {
         self.capacity - self.free.available_permits()
     }
-
-    /// Most bytes that can be taken.
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
-    }
 }
 
 impl fmt::Debug for Budget {

@@ -61,6 +61,8 @@ pub(crate) struct OpenLink {
     /// The broker asked for it: nothing more is sent, and the stream is closed when all is
     /// answered.
     pub(crate) draining: bool,
+    /// It has carried an answer.
+    pub(crate) carried: bool,
     /// The broker asked to send nothing before this.
     pub(crate) throttled_until: Option<Instant>,
 }
@@ -122,6 +124,7 @@ impl OpenLink {
             on_the_wire: HashMap::new(),
             sent_order: VecDeque::new(),
             draining: false,
+            carried: false,
             throttled_until: None,
         }
     }
@@ -145,11 +148,6 @@ impl OpenLink {
     /// Batches of one partition the broker recognises.
     pub(crate) fn in_flight_batches(&self) -> usize {
         self.limits.in_flight_batches
-    }
-
-    /// Largest batch the broker takes; 0: it did not say.
-    pub(crate) fn batch_bytes_max(&self) -> usize {
-        self.limits.batch_bytes as usize
     }
 
     pub(crate) fn send(&mut self, key: PartitionKey, append: Append, now: Instant) {
@@ -184,6 +182,11 @@ impl OpenLink {
     /// Something has been unanswered for `timeout`.
     pub(crate) fn is_silent(&self, timeout: Duration, now: Instant) -> bool {
         self.sent_order.front().is_some_and(|(_, sent)| now.duration_since(*sent) >= timeout)
+    }
+
+    /// Batches that the transport never took.
+    pub(crate) fn untaken(&self) -> HashSet<u64> {
+        self.link.untaken()
     }
 
     /// Partitions with a batch on the wire.

@@ -350,4 +350,6 @@ async fn flush(shared: &Arc<Shared>) {
 }
 
 #[cfg(test)]
-mod tests {}
+mod faults_test;
+#[cfg(test)]
+mod producer_test;

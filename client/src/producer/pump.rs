@@ -88,7 +88,12 @@ impl Worker {
                 return;
             }
             Link::Open(open) if open.draining && open.is_idle() => {
-                lane.link = Link::Closed { retry_at: None };
+                // A stream that was asked to end before it was of use is a failed attempt.
+                let retry_at = (!open.carried).then(|| {
+                    lane.failures = lane.failures.saturating_add(1);
+                    now + self.shared.config.retry.backoff(lane.failures, retry::jitter())
+                });
+                lane.link = Link::Closed { retry_at };
                 self.dirty.insert(broker);
                 return;
             }
@@ -177,7 +182,7 @@ impl Worker {
         let correlation_id = *next_correlation_id;
         *next_correlation_id += 1;
         let leader_epoch = (state.leader_epoch >= 0).then_some(state.leader_epoch);
-        if let Some(payload) = state.sender.send_next(correlation_id, now) {
+        if let Some(payload) = state.sender.send_next(correlation_id) {
             let batch = payload.bytes.clone();
             let (topic, partition) = (key.topic, key.partition);
             let append = Append { correlation_id, topic, partition, leader_epoch, batch };
@@ -236,6 +241,7 @@ impl Worker {
                 if let Some(bytes) = in_flight_bytes {
                     open.set_window(bytes);
                 }
+                open.carried = true;
                 lane.failures = 0;
                 for ack in acks {
                     self.on_ack(broker, ack);
@@ -290,8 +296,10 @@ impl Worker {
     pub(super) fn on_lost(&mut self, broker: BrokerId, error: &Error) {
         let now = clock::now();
         let Some(lane) = self.lanes.get_mut(&broker) else { return };
-        let mut touched: HashSet<PartitionKey> =
-            lane.open_link().map(|open| open.partitions()).unwrap_or_default();
+        let (mut touched, untaken) = match lane.open_link() {
+            Some(open) => (open.partitions(), open.untaken()),
+            None => (HashSet::new(), HashSet::new()),
+        };
         let backoff = self.shared.config.retry;
         let wait =
             error.retry_after().unwrap_or_else(|| backoff.backoff(lane.failures, retry::jitter()));
@@ -306,7 +314,7 @@ impl Worker {
             if state.leader != Some(broker) {
                 continue;
             }
-            state.sender.lost(now);
+            state.sender.lost(&untaken, now);
             state.has_turn = false;
             let name = Arc::clone(&state.queue.topic);
             self.hand_out(key);

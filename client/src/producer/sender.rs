@@ -23,7 +23,10 @@
 //!   from a new one.
 //! - Answers are given out in order.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use riverrun_proto::{ids::ProducerId, reason::Reason, record::ProducerStamp};
 
@@ -75,7 +78,7 @@ struct Flight<P> {
 #[derive(Debug)]
 enum State {
     Waiting,
-    Sent { correlation_id: u64, at: Instant },
+    Sent { correlation_id: u64 },
     Done(Result<Appended>),
 }
 
@@ -152,10 +155,10 @@ impl<P> Sender<P> {
     }
 
     /// Marks the batch of [`Sender::next_bytes`] as sent and gives it out.
-    pub(crate) fn send_next(&mut self, correlation_id: u64, now: Instant) -> Option<&P> {
+    pub(crate) fn send_next(&mut self, correlation_id: u64) -> Option<&P> {
         let flight =
             self.flights.iter_mut().find(|flight| matches!(flight.state, State::Waiting))?;
-        flight.state = State::Sent { correlation_id, at: now };
+        flight.state = State::Sent { correlation_id };
         self.sent += 1;
         self.sent_bytes += flight.bytes;
         Some(&flight.payload)
@@ -171,7 +174,7 @@ impl<P> Sender<P> {
         jitter: f64,
     ) {
         let Some(at) = self.flights.iter().position(|flight| {
-            matches!(flight.state, State::Sent { correlation_id: id, .. } if id == correlation_id)
+            matches!(flight.state, State::Sent { correlation_id: id } if id == correlation_id)
         }) else {
             return;
         };
@@ -222,12 +225,13 @@ impl<P> Sender<P> {
         }
     }
 
-    /// The connection broke: nobody knows what became of the batches on the wire.
-    pub(crate) fn lost(&mut self, now: Instant) {
+    /// The connection broke: nobody knows what became of the batches on the wire, except for those
+    /// that never left.
+    pub(crate) fn lost(&mut self, untaken: &HashSet<u64>, now: Instant) {
         for flight in &mut self.flights {
-            if matches!(flight.state, State::Sent { .. }) {
+            if let State::Sent { correlation_id } = flight.state {
                 flight.state = State::Waiting;
-                flight.uncertain = true;
+                flight.uncertain |= !untaken.contains(&correlation_id);
             }
         }
         self.sent = 0;
@@ -313,20 +317,6 @@ impl<P> Sender<P> {
     /// Batches on the wire.
     pub(crate) fn sent_count(&self) -> usize {
         self.sent
-    }
-
-    /// Bytes on the wire.
-    pub(crate) fn sent_bytes(&self) -> usize {
-        self.sent_bytes
-    }
-
-    /// When the oldest batch on the wire was sent.
-    pub(crate) fn oldest_sent(&self) -> Option<Instant> {
-        let sent = self.flights.iter().filter_map(|flight| match flight.state {
-            State::Sent { at, .. } => Some(at),
-            State::Waiting | State::Done(_) => None,
-        });
-        sent.min()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

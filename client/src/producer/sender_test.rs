@@ -56,7 +56,7 @@ impl Fixture {
     fn send(&mut self) -> Vec<(u32, i32)> {
         let mut sent = Vec::new();
         while self.sender.next_bytes(usize::MAX, self.now).is_some() {
-            let (n, stamp) = *self.sender.send_next(self.next_id, self.now).unwrap();
+            let (n, stamp) = *self.sender.send_next(self.next_id).unwrap();
             self.next_id += 1;
             sent.push((n, stamp.base_sequence));
         }
@@ -145,7 +145,7 @@ fn under_a_new_id_a_batch_of_unknown_outcome_fails_and_says_so() {
     {
         let mut it = Fixture::new(1);
         it.send();
-        it.sender.lost(it.now);
+        it.sender.lost(&HashSet::new(), it.now);
         it.push(1);
         assert_eq!(it.send(), [(0, 0), (1, 1)]);
         it.answer(2, Err(broker(reason, false, true)));
@@ -179,17 +179,18 @@ fn bytes_on_the_wire_are_bounded_but_one_batch_always_goes() {
     let mut it = Fixture::new(3);
     let now = it.now;
     assert_eq!(it.sender.next_bytes(10, now), Some(100));
-    it.sender.send_next(1, now);
+    it.sender.send_next(1);
     assert_eq!(it.sender.next_bytes(199, now), None);
     assert_eq!(it.sender.next_bytes(200, now), Some(100));
-    it.sender.lost(now);
-    assert_eq!((it.sender.sent_bytes(), it.sender.sent_count()), (0, 0));
+    it.sender.lost(&HashSet::new(), now);
+    assert_eq!(it.sender.sent_count(), 0);
+    assert_eq!(it.sender.next_bytes(10, now), Some(100), "none is on the wire any more");
 }
 
 #[test]
 fn expiry_is_definite_unless_an_attempt_went_unanswered() {
     let mut it = Fixture::new(2);
-    it.sender.send_next(1, it.now);
+    it.sender.send_next(1);
     let later = it.now + Duration::from_secs(1);
     it.sender.expire(later, Duration::from_secs(1), later);
     let done = it.done();
@@ -200,13 +201,25 @@ fn expiry_is_definite_unless_an_attempt_went_unanswered() {
 }
 
 #[test]
+fn what_never_left_is_known_not_to_be_written() {
+    let mut it = Fixture::new(2);
+    it.send();
+    it.sender.lost(&HashSet::from([2]), it.now);
+    let later = it.now + Duration::from_secs(1);
+    it.sender.expire(later, Duration::from_secs(1), later);
+    let definite: Vec<bool> =
+        it.done().into_iter().map(|(_, outcome)| outcome.unwrap_err().is_definite()).collect();
+    assert_eq!(definite, [false, true]);
+}
+
+#[test]
 fn without_idempotence_nothing_is_numbered_and_refusals_are_retried() {
     let mut sender: Sender<u32> = Sender::new(false);
     let now = clock::now();
     assert!(sender.wants_identity().is_none() && sender.has_room(1, now));
     assert_eq!(sender.next_stamp(5), None);
     sender.push(7, 10, 1, now);
-    assert_eq!(sender.send_next(1, now), Some(&7));
+    assert_eq!(sender.send_next(1), Some(&7));
     sender.answered(1, Err(broker(Reason::OutOfOrderSequence, false, true)), now, &POLICY, 0.0);
     assert!(sender.pop_done().unwrap().1.is_err(), "means nothing here: final");
 }
@@ -288,7 +301,7 @@ proptest! {
                         taken += 1;
                     }
                     while it.sender.next_bytes(usize::MAX, it.now).is_some() {
-                        let payload = *it.sender.send_next(it.next_id, it.now).unwrap();
+                        let payload = *it.sender.send_next(it.next_id).unwrap();
                         to_broker.push_back((it.next_id, payload));
                         it.next_id += 1;
                     }
@@ -313,7 +326,7 @@ proptest! {
                 Step::Cut => {
                     to_broker.clear();
                     to_client.clear();
-                    it.sender.lost(it.now);
+                    it.sender.lost(&HashSet::new(), it.now);
                 }
                 Step::Wait => it.now += POLICY.max,
             }

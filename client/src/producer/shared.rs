@@ -59,7 +59,6 @@ pub(crate) struct TopicSlot {
 /// Where a topic's records go.
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) topic: TopicId,
     pub(crate) queues: Vec<Arc<PartitionQueue>>,
     sticky: Arc<Sticky>,
 }
@@ -185,7 +184,7 @@ impl Shared {
     }
 
     /// Says where a topic's records go, and sends those that waited on their way.
-    pub(crate) fn route(&self, slot: &TopicSlot, topic: TopicId, queues: Vec<Arc<PartitionQueue>>) {
+    pub(crate) fn route(&self, slot: &TopicSlot, queues: Vec<Arc<PartitionQueue>>) {
         let mut parked = slot.parked.lock();
         let sticky = match slot.route.load().as_ref() {
             Some(route) => Arc::clone(&route.sticky),
@@ -194,7 +193,7 @@ impl Shared {
                 Arc::new(Sticky::starting_at(rand::random::<u32>() % partitions))
             }
         };
-        let route = Arc::new(Route { topic, queues, sticky });
+        let route = Arc::new(Route { queues, sticky });
         let records = std::mem::take(&mut parked.records);
         let group = std::mem::take(&mut parked.group);
         let placed = records

@@ -221,7 +221,7 @@ impl Worker {
         let within = self.shared.config.delivery_timeout;
         let freshness = match slot.routed() {
             // A record names a partition that is not among the known ones.
-            Some(_) => Freshness::After(clock::now()),
+            Some(_) => Freshness::After(self.client.metadata().mark()),
             None => Freshness::Cached,
         };
         self.tasks.push(
@@ -244,9 +244,9 @@ impl Worker {
         let failures = lookup.failures;
         let (client, name) = (self.client.clone(), Arc::clone(name));
         let retry = self.shared.config.retry;
+        let noticed = client.metadata().mark();
         self.tasks.push(
             async move {
-                let noticed = clock::now();
                 if let Some(failures) = failures.checked_sub(1) {
                     tokio::time::sleep(retry.backoff(failures, crate::retry::jitter())).await;
                 }
@@ -352,7 +352,7 @@ impl Worker {
             .cloned()
             .or_else(|| self.shared.slots().into_iter().find(|slot| slot.name == topic.name));
         if let Some(slot) = slot {
-            self.shared.route(&slot, topic.id, queues);
+            self.shared.route(&slot, queues);
         }
     }
 
