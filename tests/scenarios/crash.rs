@@ -49,7 +49,7 @@ async fn nothing_acked_is_lost_with_durability_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acked_is_lost_with_durability_memory() {
     // Small segments, so that kills meet rolls.
-    let topic = [("durability", "memory"), ("segment.bytes", "1MiB")];
+    let topic = [("durability", "memory"), ("max.message.bytes", "128KiB"), ("segment.bytes", "1MiB")];
     killed_under_load("memory", &topic, Acks::All).await;
 }
 

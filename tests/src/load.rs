@@ -113,6 +113,12 @@ impl Load {
 
 /// Reads a partition from its beginning to its end, into a history.
 pub async fn read_out(raw: &Raw, topic: &v1::Topic, partition: i32, recorder: &Recorder) {
+    // With acks of the leader alone the high watermark may still be on its way.
+    wait::until("all that is written is committed", async || {
+        let state = raw.state(&topic.name, partition).await.expect("it serves");
+        state.high_watermark == state.log_end_offset
+    })
+    .await;
     let read = raw.read_out(topic, partition).await;
     let records = read.records.iter().map(entry).collect();
     let partition = partition.cast_unsigned();
