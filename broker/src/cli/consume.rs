@@ -100,10 +100,7 @@ pub(crate) async fn run(args: ConsumeArgs, session: &Session) -> Result<()> {
 }
 
 /// The partitions of a topic that were asked for.
-fn choose(
-    topic: &Topic,
-    wanted: &[std::ops::RangeInclusive<u32>],
-) -> Result<Vec<TopicPartition>> {
+fn choose(topic: &Topic, wanted: &[std::ops::RangeInclusive<u32>]) -> Result<Vec<TopicPartition>> {
     let name = &topic.name;
     let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
     if let Some(missing) = wanted.iter().map(std::ops::RangeInclusive::end).find(|p| **p >= count) {
@@ -115,8 +112,9 @@ fn choose(
             ),
         ));
     }
-    let chosen = (0..count)
-        .filter(|partition| wanted.is_empty() || wanted.iter().any(|range| range.contains(partition)));
+    let chosen = (0..count).filter(|partition| {
+        wanted.is_empty() || wanted.iter().any(|range| range.contains(partition))
+    });
     Ok(chosen.map(|partition| TopicPartition::new(name.clone(), partition)).collect())
 }
 

@@ -37,11 +37,7 @@ pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
     // Whoever said something about these keys, in the environment or in a flag, wins over `dev`.
     let mut flags = vec![format!("broker.data.dir={data_dir}")];
     for (key, variable, value) in [
-        (
-            "broker.auto.create.topics.enable",
-            "RIVERRUN_BROKER_AUTO_CREATE_TOPICS_ENABLE",
-            "true",
-        ),
+        ("broker.auto.create.topics.enable", "RIVERRUN_BROKER_AUTO_CREATE_TOPICS_ENABLE", "true"),
         ("telemetry.log.filter", "RIVERRUN_LOG", "warn"),
         ("telemetry.log.format", "RIVERRUN_TELEMETRY_LOG_FORMAT", "human"),
     ] {

@@ -123,9 +123,7 @@ impl From<Exit> for std::process::ExitCode {
 pub(crate) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_lowercase();
     known
-        .map(|known| {
-            (strsim::normalized_damerau_levenshtein(&lower, &known.to_lowercase()), known)
-        })
+        .map(|known| (strsim::normalized_damerau_levenshtein(&lower, &known.to_lowercase()), known))
         .filter(|(likeness, known)| *likeness >= ALIKE && *known != name)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, known)| known)
@@ -165,7 +163,8 @@ mod tests {
 
     #[test]
     fn exit_codes_are_the_documented_ones() {
-        let codes = [Exit::ReaderGone, Exit::Failure, Exit::Usage, Exit::NotFound, Exit::Unavailable];
+        let codes =
+            [Exit::ReaderGone, Exit::Failure, Exit::Usage, Exit::NotFound, Exit::Unavailable];
         assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4]);
         let gone = Failure::stdout(&io::ErrorKind::BrokenPipe.into());
         assert!(gone.is_quiet());

@@ -71,7 +71,11 @@ pub(crate) struct InvalidFormat(String);
 
 impl Format {
     /// Writes one record.
-    pub(crate) fn write(&self, record: &RecordView<'_>, out: &mut impl io::Write) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        record: &RecordView<'_>,
+        out: &mut impl io::Write,
+    ) -> io::Result<()> {
         match self {
             Self::Value => out.write_all(record.value.unwrap_or_default())?,
             Self::Json => serde_json::to_writer_pretty(&mut *out, record)?,
@@ -221,7 +225,9 @@ fn encoding(option: Option<&str>) -> Result<Encoding, InvalidFormat> {
         Some("hex") => Ok(Encoding::Hex),
         Some("base64") => Ok(Encoding::Base64),
         Some("json") => Ok(Encoding::Json),
-        Some(other) => Err(InvalidFormat(format!("{{{other}}} is none of {{hex}}, {{base64}}, {{json}}"))),
+        Some(other) => {
+            Err(InvalidFormat(format!("{{{other}}} is none of {{hex}}, {{base64}}, {{json}}")))
+        }
     }
 }
 

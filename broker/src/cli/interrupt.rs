@@ -16,10 +16,7 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// Takes over both signals. Must be called on a runtime.
     pub(crate) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            int: signal(SignalKind::interrupt())?,
-            term: signal(SignalKind::terminate())?,
-        })
+        Ok(Self { int: signal(SignalKind::interrupt())?, term: signal(SignalKind::terminate())? })
     }
 
     /// The next one. Cancel safe.

@@ -135,8 +135,13 @@ impl Dump {
             Ok(records) => records.iter().try_for_each(|record| match record {
                 Err(e) => self.out.line(format_args!("    DAMAGED: {e}")),
                 Ok(record) => {
-                    write!(self.out, "    @{} {} ", record.offset, time(record.timestamp.as_millis()))
-                        .map_err(|e| Failure::stdout(&e))?;
+                    write!(
+                        self.out,
+                        "    @{} {} ",
+                        record.offset,
+                        time(record.timestamp.as_millis())
+                    )
+                    .map_err(|e| Failure::stdout(&e))?;
                     if let Some(key) = record.key {
                         self.out.bytes(key)?;
                         self.out.bytes(b": ")?;
@@ -215,7 +220,9 @@ impl Dump {
             let mut json = serde_json::to_value(&view).map_err(|e| e.to_string())?;
             if let Some(record) = json.as_object_mut() {
                 // The files do not name them, and the batch says it once for all.
-                record.retain(|name, _| !matches!(name.as_str(), "topic" | "partition" | "leader_epoch"));
+                record.retain(|name, _| {
+                    !matches!(name.as_str(), "topic" | "partition" | "leader_epoch")
+                });
             }
             Ok(json)
         });

@@ -221,8 +221,24 @@ mod tests {
     #[test]
     fn anything_else_is_refused_with_the_notations() {
         for text in [
-            "", "x", "--1", "+-1", "1.5", "-", "+", "@", "@x", "@123", "@-5", "@-", "7:3", "a:b", "1:2:3",
-            "9223372036854775808", "@2026-13-01", "END",
+            "",
+            "x",
+            "--1",
+            "+-1",
+            "1.5",
+            "-",
+            "+",
+            "@",
+            "@x",
+            "@123",
+            "@-5",
+            "@-",
+            "7:3",
+            "a:b",
+            "1:2:3",
+            "9223372036854775808",
+            "@2026-13-01",
+            "END",
         ] {
             let error = text.parse::<OffsetSpec>().unwrap_err();
             assert!(error.to_string().contains("write start, end"), "{text}: {error}");

@@ -35,7 +35,12 @@ pub(crate) struct Session {
 // === impl Session ===
 
 impl Session {
-    pub(crate) fn new(brokers: Vec<String>, timeout: Duration, quiet: bool, start: Instant) -> Self {
+    pub(crate) fn new(
+        brokers: Vec<String>,
+        timeout: Duration,
+        quiet: bool,
+        start: Instant,
+    ) -> Self {
         Self { brokers, timeout, quiet, start }
     }
 
@@ -161,9 +166,8 @@ impl From<Error> for Failure {
         let failure = Self::new(exit, error.to_string());
         match error.kind() {
             ErrorKind::Connection => failure.advise("is the broker up? riverrun topic list"),
-            ErrorKind::TooLarge => failure.advise(
-                "allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES",
-            ),
+            ErrorKind::TooLarge => failure
+                .advise("allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES"),
             _ => failure,
         }
     }

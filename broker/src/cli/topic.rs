@@ -125,10 +125,13 @@ pub(crate) struct AlterArgs {
 
 /// Delete topics with all their records
 #[derive(Args, Debug)]
-#[command(visible_alias = "rm", after_help = "\
+#[command(
+    visible_alias = "rm",
+    after_help = "\
 Examples:
   riverrun topic delete orders --dry-run      say what would be lost
-  riverrun topic delete orders -y             do not ask")]
+  riverrun topic delete orders -y             do not ask"
+)]
 pub(crate) struct DeleteArgs {
     /// Names
     #[arg(required = true, value_name = "TOPIC")]

@@ -119,9 +119,9 @@ impl Verifier<'_> {
 
     fn meta(&mut self, dir: &Path) {
         let file = dir.join(META_FILE);
-        let decoded = fs::read(&file).map_err(|e| e.to_string()).and_then(|bytes| {
-            PartitionMeta::decode(&bytes).map_err(|e| e.to_string())
-        });
+        let decoded = fs::read(&file)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| PartitionMeta::decode(&bytes).map_err(|e| e.to_string()));
         match decoded {
             Ok(meta) => self.verified.meta = Some(meta),
             Err(what) => self.find(&file, None, true, what),
@@ -239,7 +239,8 @@ impl Verifier<'_> {
             let what = format!("a torn tail at position {at}{why}; recovery cuts it off");
             self.find(path, Some(end), false, what);
         } else if let Some(stray) = found.stray_at {
-            let what = format!("bytes behind the last batch at position {stray}; nobody reads them");
+            let what =
+                format!("bytes behind the last batch at position {stray}; nobody reads them");
             self.find(path, Some(end), false, what);
         }
     }
@@ -262,7 +263,8 @@ impl Verifier<'_> {
             let offset = base.checked_add(relative).unwrap_or(Offset::MAX);
             let behind = starts.last().is_none_or(|(last, _)| offset > *last);
             if !behind && starts.binary_search(&(offset, position)).is_err() {
-                let what = rebuilt(format!("no batch begins at offset {offset}, position {position}"));
+                let what =
+                    rebuilt(format!("no batch begins at offset {offset}, position {position}"));
                 return self.find(&path, Some(offset), false, what);
             }
         }

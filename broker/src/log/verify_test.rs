@@ -138,7 +138,11 @@ fn a_flipped_bit_anywhere_in_a_durable_frame_is_damage() {
     let bytes = (FRAME_HEADER_BYTES + batch(6, 3, Codec::Zstd).len()) as u64;
     for position in frame..frame + bytes {
         partition.flip(6, position);
-        assert_only(&partition.findings(), "damage @6: offsets 6 to 9 are missing", "position 4096");
+        assert_only(
+            &partition.findings(),
+            "damage @6: offsets 6 to 9 are missing",
+            "position 4096",
+        );
         partition.flip(6, position);
     }
     assert_eq!(partition.findings(), Vec::<String>::new());
@@ -194,7 +198,10 @@ fn missing_and_foreign_segments_are_damage() {
 fn a_cut_suffix_is_no_damage_and_not_counted() {
     let partition = Partition::new();
     // Truncated to 4 after 0 to 5 had been written: the next segment begins there.
-    partition.segment(0, &[batch(0, 2, Codec::None), batch(2, 2, Codec::None), batch(4, 2, Codec::None)]);
+    partition.segment(
+        0,
+        &[batch(0, 2, Codec::None), batch(2, 2, Codec::None), batch(4, 2, Codec::None)],
+    );
     fs::rename(partition.file(6), partition.file(4)).unwrap();
     partition.segment(4, &[batch(4, 5, Codec::None)]);
     let verified = partition.verify();

@@ -22,7 +22,8 @@ fn a_stopped_brokers_files_are_dumped_and_verified_and_damage_is_found() {
     let dumped = riverrun(&["log", "dump", data, "--records", "--json"]).expect(0);
     let lines: Vec<serde_json::Value> =
         dumped.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let records: Vec<_> = lines.iter().filter_map(|line| line["records"].as_array()).flatten().collect();
+    let records: Vec<_> =
+        lines.iter().filter_map(|line| line["records"].as_array()).flatten().collect();
     assert_eq!(records.len(), 2);
     assert_eq!((&records[1]["key"], &records[1]["value"]), (&"k".into(), &"w".into()));
     assert_eq!(lines.last().unwrap()["end_offset"], 2);
@@ -47,7 +48,9 @@ fn what_is_not_there_or_no_segment_is_said() {
     riverrun(&["log", "verify", "/nowhere/at/all"]).expect(3).says(&["/nowhere/at/all"]);
     let file = dir.path().join("x");
     fs::write(&file, "x").unwrap();
-    riverrun(&["log", "dump", file.to_str().unwrap()]).expect(2).says(&["not named like a segment"]);
+    riverrun(&["log", "dump", file.to_str().unwrap()])
+        .expect(2)
+        .says(&["not named like a segment"]);
 }
 
 #[test]

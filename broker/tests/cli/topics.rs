@@ -16,13 +16,17 @@ fn a_topics_life() {
     assert_eq!(list.text(), "TOPIC   PARTITIONS  REPLICAS\norders           3         1\n");
 
     broker.with(&["produce", "orders", "-K", ":"], "a:1\nb:2\nc:3\n").expect(0);
-    let described = broker.riverrun(&["topic", "describe", "orders", "-o", "json"]).expect(0).json();
+    let described =
+        broker.riverrun(&["topic", "describe", "orders", "-o", "json"]).expect(0).json();
     let partitions = described[0]["partitions"].as_array().unwrap();
     let committed = partitions.iter().map(|p| p["high_watermark"].as_i64().unwrap());
     assert_eq!(committed.sum::<i64>(), 3);
     let configs = described[0]["configs"].as_array().unwrap();
     let retention = configs.iter().find(|entry| entry["key"] == "retention.ms").unwrap();
-    assert_eq!((&retention["value"], &retention["overridden"]), (&"604800000".into(), &true.into()));
+    assert_eq!(
+        (&retention["value"], &retention["overridden"]),
+        (&"604800000".into(), &true.into())
+    );
     let text = broker.riverrun(&["topic", "describe", "orders"]).expect(0);
     for part in ["orders  3 partitions, 1 replica", "COMMITTED", "retention.ms  604800000  topic"] {
         assert!(text.text().contains(part), "{part} in {}", text.text());

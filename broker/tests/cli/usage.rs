@@ -23,7 +23,6 @@ fn mistakes_end_with_2_and_say_what_is_right() {
         ("topic list --output yaml", "[possible values: table, json]"),
         ("demo --partitions 0", "0 is not in 1..=1000"),
         ("completions tcsh", "bash"),
-      
     ] {
         let args: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
         riverrun(&args).expect(2).says(&[says]);

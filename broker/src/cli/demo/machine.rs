@@ -111,7 +111,10 @@ mod tests {
 
     #[test]
     fn proc_files_are_understood() {
-        assert_eq!(cpu_of("processor\t: 0\nmodel name\t: Some CPU @ 2GHz\n"), Some("Some CPU @ 2GHz"));
+        assert_eq!(
+            cpu_of("processor\t: 0\nmodel name\t: Some CPU @ 2GHz\n"),
+            Some("Some CPU @ 2GHz")
+        );
         assert_eq!(cpu_of("processor : 0\nModel\t\t: Board 5\n"), Some("Board 5"));
         assert_eq!(cpu_of(""), None);
         assert_eq!(memory_of("MemFree: 1 kB\nMemTotal:       16384 kB\n"), Some(16 << 20));
@@ -123,7 +126,10 @@ mod tests {
         let machine = Machine::here(&std::env::temp_dir());
         assert!(machine.cpus >= 1);
         let line = machine.line();
-        assert!(line.contains(" x ") && line.contains("data on ") && !line.contains('\n'), "{line}");
+        assert!(
+            line.contains(" x ") && line.contains("data on ") && !line.contains('\n'),
+            "{line}"
+        );
         let proc = Machine { file_system: "tmpfs".into(), ..machine };
         assert!(proc.is_memory_only());
     }

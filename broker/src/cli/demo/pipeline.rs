@@ -149,9 +149,8 @@ impl<'a> Pipeline<'a> {
     }
 
     async fn write(&self, source: Source, acks: Vec<mpsc::Sender<Sent>>) -> Result<Written> {
-        let mut chunks = source
-            .start(LINE_BYTES_MAX)
-            .map_err(|e| Failure::io("cannot start a thread", &e))?;
+        let mut chunks =
+            source.start(LINE_BYTES_MAX).map_err(|e| Failure::io("cannot start a thread", &e))?;
         let keys: Vec<Bytes> = (0..KEYS).map(|number| Bytes::from(key_of(number))).collect();
         let mut uplink = Uplink::new(self.client.clone()).await?;
         let mut first_send = None;
@@ -197,7 +196,8 @@ impl<'a> Pipeline<'a> {
 
     fn topic_partitions(&self) -> impl Iterator<Item = TopicPartition> + use<> {
         let topic: Arc<str> = TOPIC.into();
-        (0..self.partitions).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
+        (0..self.partitions)
+            .map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
     }
 
     async fn log_ends(&self) -> Result<Vec<i64>> {

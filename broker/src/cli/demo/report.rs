@@ -179,7 +179,10 @@ impl Report {
             line("end to end", &format!("{} (send to read)", self.end_to_end_latency.line()));
             line("", "latencies are under saturation: they contain the wait in a full send buffer");
             let (ack, read) = (us(self.first_ack_us), us(self.first_read_us));
-            line("first", &format!("ack after {ack}, record read after {read} (from process start)"));
+            line(
+                "first",
+                &format!("ack after {ack}, record read after {read} (from process start)"),
+            );
         }
         out.push_str(&self.verdict());
         out

@@ -96,7 +96,8 @@ impl Source {
     pub(super) fn start(self, line_bytes_max: usize) -> io::Result<mpsc::Receiver<Chunk>> {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         thread::Builder::new().name("demo-source".into()).spawn(move || {
-            let mut handover = Handover { sender, lines: Vec::new(), bytes: 0, tally: Tally::default() };
+            let mut handover =
+                Handover { sender, lines: Vec::new(), bytes: 0, tally: Tally::default() };
             let done = match self {
                 Self::File { path, records } => {
                     read(&path, records.unwrap_or(u64::MAX), line_bytes_max, &mut handover)
@@ -198,7 +199,8 @@ fn write_order(number: u64, random: &mut SplitMix, out: &mut BytesMut) {
     const CITIES: [&str; 8] =
         ["Lisbon", "Osaka", "Nairobi", "Quito", "Tromsø", "Hobart", "Austin", "Gdańsk"];
     let mut pick = |n: u64| random.next() % n;
-    let (customer, sku, quantity, cents) = (pick(50_000), pick(9_000), 1 + pick(5), 199 + pick(50_000));
+    let (customer, sku, quantity, cents) =
+        (pick(50_000), pick(9_000), 1 + pick(5), 199 + pick(50_000));
     let (status, city) = (STATUS[pick(4) as usize], CITIES[pick(8) as usize]);
     let (note, seconds) = (pick(u64::MAX), pick(100_000));
     let written = std::io::Write::write_fmt(

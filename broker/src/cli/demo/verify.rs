@@ -198,7 +198,9 @@ pub(super) fn faults(written: &Tally, acked: &[Chain], read: &Observed) -> Vec<S
         for (side, chain) in [("acknowledged", acked), ("read", read)] {
             if chain.offset_jumps > 0 {
                 let jumps = chain.offset_jumps;
-                faults.push(format!("partition {i}: offsets {side} are not 0, 1, 2, … ({jumps} jumps)"));
+                faults.push(format!(
+                    "partition {i}: offsets {side} are not 0, 1, 2, … ({jumps} jumps)"
+                ));
             }
         }
         if (acked.records, acked.hash) != (read.records, read.hash) {
