@@ -99,7 +99,8 @@ impl LogReader {
         let end = range_end(segment, &open, list.next_base(at), ask.upper);
         let source = |position, len| Ok(open.file.try_slice(position, len));
         let verify_below = open.appended_from;
-        match look(segment, &open, end, ask, verify_below, source) {
+        let start = floor(segment, &open, ask.from);
+        match look(&open, start, end, ask, verify_below, source) {
             Ok(Looked::Batches(batches)) => {
                 self.shared.env.counters.reads_warm.add(1);
                 Ok(self.shared.counted(batches))
