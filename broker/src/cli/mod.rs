@@ -30,8 +30,8 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
-pub use error::{Exit, Failure};
 use error::Result;
+pub use error::{Exit, Failure};
 use session::Session;
 
 use crate::{clock::Instant, config::parse_duration};

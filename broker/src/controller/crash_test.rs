@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use riverrun_proto::ids::BrokerId;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
-    Counters, LocalOptions, MetaProperties, Proposal, Publisher, Shared, Worker, open_store, record,
+    Counters, Inbox, LocalOptions, MetaProperties, Proposal, Publisher, Shared, Worker, open_store,
+    record,
 };
 use crate::{
     controller::error::{OpenError, QuorumError},
@@ -40,7 +41,6 @@ struct Node {
     properties: MetaProperties,
     worker: Worker,
     shared: Arc<Shared>,
-    _inbox: mpsc::Sender<Proposal>,
 }
 
 impl Node {
@@ -51,15 +51,15 @@ impl Node {
         let properties = MetaProperties::open_or_format(&disk, data, NODE, None, &failure)?;
         let (store, image) = open_store(disk, data, &properties, &failure)?;
         let shared = Arc::new(Shared {
+            inbox: Inbox::default(),
             publisher: Publisher::new(image),
             failure,
             counters: Counters::default(),
         });
-        let (inbox, proposals) = mpsc::channel(1);
         let options = LocalOptions { snapshot_entries: 4, ..LocalOptions::default() };
         let (leads, _) = watch::channel(None);
-        let worker = Worker::new(store, Arc::clone(&shared), proposals, leads, options);
-        Ok(Self { properties, worker, shared, _inbox: inbox })
+        let worker = Worker::new(store, Arc::clone(&shared), leads, options);
+        Ok(Self { properties, worker, shared })
     }
 
     fn image(&self) -> MetadataImage {
@@ -76,7 +76,7 @@ impl Node {
                 let permit = Arc::clone(&budget).try_acquire_owned().unwrap();
                 let record = record::encode(command).unwrap();
                 let command = command.clone();
-                (Proposal { record, command, answer, _permit: permit }, answered)
+                (Proposal { record, command, answer, permit }, answered)
             })
             .unzip();
         let committed = self.worker.commit(group).is_ok();
@@ -182,6 +182,8 @@ fn check(promises: &Promises, ops: u64, found: &SimDisk) -> Result<(), Violation
 fn crash_everywhere(seed: u64, ignored: Option<SyncPoint>) -> Result<usize, Violation> {
     let disk = disk(seed);
     disk.ignore_sync(ignored);
+    // One in three: the process may also be killed in the middle of a write.
+    disk.split_writes((seed % 3 == 2).then_some(2000));
     disk.record_history();
     let promises = run(&disk);
     let mut crashes = 0;

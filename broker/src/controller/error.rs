@@ -84,9 +84,8 @@ pub enum OpenError {
     },
     /// Not the bytes that were written.
     #[error(
-        "{} is damaged at byte {position}: {problem}. It holds the topics of this broker and is \
-         not guessed at. Restore the directory from a copy, or from the other controllers by \
-         starting this node with an empty data directory", path.display()
+        "{} is damaged at byte {position}: {problem}. It says which topics there are, and is not \
+         guessed at: restore the data directory from a copy", path.display()
     )]
     Damaged {
         /// Which file.

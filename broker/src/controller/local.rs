@@ -6,11 +6,12 @@
 //! goes on where this one stopped.
 //!
 //! # Bounds
-//! Proposals under way hold at most [`LocalOptions::inbox_bytes`] and [`INBOX_PROPOSALS`];
-//! proposers beyond that wait. A full disk answers [`QuorumError::StorageFull`] and leaves the log
+//! Proposals under way hold at most [`LocalOptions::inbox_bytes`]; proposers beyond that wait, in
+//! the order they came. A full disk answers [`QuorumError::StorageFull`] and leaves the log
 //! as it was. A failed write or sync is final: those under way learn that their outcome is unknown,
 //! later ones that nothing was written.
 
+mod inbox;
 mod worker;
 
 use std::{
@@ -25,9 +26,9 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use self::worker::Worker;
+use self::{inbox::Inbox, worker::Worker};
 use super::{
     error::{OpenError, QuorumError},
     frame::VoterId,
@@ -41,14 +42,17 @@ use crate::{
     metadata::{Command, MetadataImage, MetadataOffset, record},
 };
 
-/// Proposals that wait for the log; also the most that share one sync.
-pub const INBOX_PROPOSALS: usize = 256;
+/// What a proposal counts for beside its record: the command and its answer.
+const PROPOSAL_OVERHEAD_BYTES: usize = 512;
+/// The least there has to be room for: one record, as large as they come.
+const INBOX_BYTES_MIN: usize = record::RECORD_BYTES_MAX + PROPOSAL_OVERHEAD_BYTES;
 
 /// Bounds of a quorum of one.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalOptions {
-    /// Bytes of records that wait for the log. At least one record always fits.
-    pub inbox_bytes: u32,
+    /// Bytes of proposals under way, and so of what one sync has to write. One record of the
+    /// largest kind always fits.
+    pub inbox_bytes: usize,
     /// A snapshot is made after so many entries: what a start replays.
     pub snapshot_entries: u64,
     /// A snapshot is made when the log file has so many bytes.
@@ -78,8 +82,8 @@ pub struct LocalStats {
     pub snapshots: u64,
     /// Snapshots and groups that met a full disk.
     pub disk_full: u64,
-    /// Bytes of records that wait at the moment.
-    pub inbox_bytes: u64,
+    /// Bytes of proposals under way at the moment.
+    pub inbox_bytes: usize,
 }
 
 /// See the module.
@@ -87,9 +91,7 @@ pub struct LocalStats {
 pub struct LocalQuorum {
     shared: Arc<Shared>,
     budget: Arc<Semaphore>,
-    inbox_bytes: u32,
-    /// `None` once it stops.
-    inbox: Mutex<Option<mpsc::Sender<Proposal>>>,
+    inbox_bytes: usize,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     leader: watch::Receiver<Option<Leader>>,
 }
@@ -97,6 +99,7 @@ pub struct LocalQuorum {
 /// What the thread and the handle both see.
 #[derive(Debug)]
 struct Shared {
+    inbox: Inbox,
     publisher: Publisher,
     failure: Failure,
     counters: Counters,
@@ -118,7 +121,7 @@ struct Proposal {
     record: Bytes,
     command: Command,
     answer: oneshot::Sender<Result<Accepted, QuorumError>>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 // === impl LocalQuorum ===
@@ -136,24 +139,22 @@ impl LocalQuorum {
         let (store, image) = open_store(disk, data_dir, identity, failure)?;
         let leader = Leader { node: identity.node, term: store.term() };
         let shared = Arc::new(Shared {
+            inbox: Inbox::default(),
             publisher: Publisher::new(image),
             failure: failure.clone(),
             counters: Counters::default(),
         });
-        let (inbox, proposals) = mpsc::channel(INBOX_PROPOSALS);
         let (leads, leader) = watch::channel(Some(leader));
-        let worker = Worker::new(store, Arc::clone(&shared), proposals, leads, options);
+        let worker = Worker::new(store, Arc::clone(&shared), leads, options);
         let thread = thread::Builder::new()
             .name("meta-log".into())
             .spawn(move || worker.run())
             .map_err(OpenError::io("cannot start the thread of", data_dir))?;
-        let least = u32::try_from(record::RECORD_BYTES_MAX).expect("a mebibyte");
-        let inbox_bytes = options.inbox_bytes.max(least);
+        let inbox_bytes = options.inbox_bytes.clamp(INBOX_BYTES_MIN, Semaphore::MAX_PERMITS);
         Ok(Self {
             shared,
-            budget: Arc::new(Semaphore::new(inbox_bytes as usize)),
+            budget: Arc::new(Semaphore::new(inbox_bytes)),
             inbox_bytes,
-            inbox: Mutex::new(Some(inbox)),
             thread: Mutex::new(Some(thread)),
             leader,
         })
@@ -178,7 +179,7 @@ impl LocalQuorum {
             groups: get(&counters.groups),
             snapshots: get(&counters.snapshots),
             disk_full: get(&counters.disk_full),
-            inbox_bytes: u64::from(self.inbox_bytes) - self.budget.available_permits() as u64,
+            inbox_bytes: self.inbox_bytes - self.budget.available_permits(),
         }
     }
 
@@ -186,18 +187,15 @@ impl LocalQuorum {
         let record = record::encode(&command)?;
         // What replay will read is what is applied now.
         let command = record::decode(&record)?;
-        let len = u32::try_from(record.len()).expect("bounded by RECORD_BYTES_MAX");
-        let permit = Arc::clone(&self.budget)
-            .acquire_many_owned(len)
-            .await
-            .map_err(|_| QuorumError::ShuttingDown)?;
-        let inbox = self.inbox.lock().clone().ok_or(QuorumError::ShuttingDown)?;
+        let cost = u32::try_from(record.len() + PROPOSAL_OVERHEAD_BYTES)
+            .expect("bounded by RECORD_BYTES_MAX");
+        let budget = Arc::clone(&self.budget);
+        let permit = budget.acquire_many_owned(cost).await.map_err(|_| self.stopped())?;
         let (answer, answered) = oneshot::channel();
-        let proposal = Proposal { record, command, answer, _permit: permit };
-        if inbox.send(proposal).await.is_err() {
+        let proposal = Proposal { record, command, answer, permit };
+        if self.shared.inbox.put(proposal).is_err() {
             return Err(self.stopped());
         }
-        drop(inbox);
         answered.await.unwrap_or_else(|_| {
             Err(QuorumError::OutcomeUnknown("the metadata log's thread ended".into()))
         })
@@ -213,7 +211,7 @@ impl LocalQuorum {
 
     fn stop_taking(&self) {
         self.budget.close();
-        self.inbox.lock().take();
+        self.shared.inbox.close();
     }
 
     fn join(&self) {

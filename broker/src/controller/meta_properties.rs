@@ -225,3 +225,7 @@ fn parse(text: &str) -> Result<MetaProperties, BadProperties> {
 fn parsed<T: FromStr<Err: fmt::Display>>(key: &str, value: &str) -> Result<T, BadProperties> {
     value.parse().map_err(|why| BadProperties::Bad(format!("{key}={value}: {why}")))
 }
+
+#[cfg(test)]
+#[path = "meta_properties_test.rs"]
+mod tests;

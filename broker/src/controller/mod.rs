@@ -30,6 +30,8 @@
 
 pub mod error;
 mod frame;
+#[cfg(test)]
+mod golden_test;
 pub mod handle;
 pub mod local;
 pub mod meta_properties;
@@ -38,6 +40,8 @@ pub mod producer_ids;
 pub mod quorum;
 mod store;
 pub mod subscription;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub mod topics;
 mod wal;
 

@@ -462,3 +462,7 @@ fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(TMP_SUFFIX).unwrap_or(name);
     index_of(name, WAL_SUFFIX).is_some() || index_of(name, SNAPSHOT_SUFFIX).is_some()
 }
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod tests;

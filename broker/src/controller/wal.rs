@@ -273,3 +273,7 @@ pub(super) fn sync(
 ) -> Result<(), Failed> {
     file.sync(point).map_err(|error| fail(failure, "syncing", path, &error))
 }
+
+#[cfg(test)]
+#[path = "wal_test.rs"]
+mod tests;

@@ -410,7 +410,7 @@ fn appends_from_several_threads_do_not_mix(subject: &Subject) {
 
 fn sync_is_possible_at_any_time(subject: &Subject) {
     let segment = subject.create(10_000);
-    segment.sync(SyncPoint::SegmentHeader).unwrap();
+    segment.sync(SyncPoint::SegmentData).unwrap();
     segment.append(&[&pattern(0, 5000)]).unwrap();
     segment.sync(SyncPoint::SegmentData).unwrap();
     segment.seal().unwrap();

@@ -111,12 +111,7 @@ pub fn write_atomic(
 
 /// As [`write_atomic`], but a power loss may still bring the old content back until the directory is
 /// synced: the caller does that once for several files.
-pub fn replace(
-    disk: &dyn Disk,
-    path: &Path,
-    bytes: &[u8],
-    point: SyncPoint,
-) -> io::Result<()> {
+pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8], point: SyncPoint) -> io::Result<()> {
     let (_, tmp) = split(path)?;
     let file = match disk.create(&tmp) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

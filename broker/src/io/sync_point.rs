@@ -22,10 +22,6 @@ macro_rules! sync_points {
 }
 
 sync_points! {
-    /// File: a segment that a truncation began, before it is named durably. Without it the header
-    /// may be torn when the name is not: the next open takes the segment for one that was never
-    /// used, removes it, and the cut-off frames of the segment before are the log's end again.
-    SegmentHeader,
     /// Directory: the partition's, after a segment file was created. Without it the file, with
     /// every acked frame in it, may have no name after a power loss.
     SegmentCreatedDir,
@@ -130,6 +126,6 @@ mod tests {
         for point in SyncPoint::ALL {
             assert!(seen.insert(*point), "{point:?} stands there twice");
         }
-        assert_eq!(seen.first(), Some(&SyncPoint::SegmentHeader));
+        assert_eq!(seen.first(), Some(&SyncPoint::SegmentCreatedDir));
     }
 }

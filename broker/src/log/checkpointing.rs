@@ -97,7 +97,7 @@ impl Checkpointing {
         for (head, open) in heads {
             index_files::write(disk, &shared.dir, &head, open)?;
         }
-        write_states(shared, self.point.offset, &self.producers, &self.epochs)?;
+        write_states(shared, self.point.offset, on_disk.life, &self.producers, &self.epochs)?;
         flush::sync_dir(shared, SyncPoint::RecoveryFilesDir)?;
         // A deletion that emptied the log may have moved it further meanwhile.
         if on_disk.recovery_point.offset <= self.point.offset {
@@ -106,6 +106,8 @@ impl Checkpointing {
                 high_watermark: self.high_watermark,
                 // A deletion that failed (the disk was full) is made durable here.
                 log_start: on_disk.log_start.max(shared.log_start().min(self.point.offset)),
+                life: on_disk.life,
+                cuts: on_disk.cuts.clone(),
             };
             write_checkpoint(shared, on_disk, next)?;
         }
@@ -119,16 +121,26 @@ impl Checkpointing {
 pub(super) fn write_states(
     shared: &Shared,
     point: Offset,
+    life: u32,
     producers: &ProducerStates,
     epochs: &LeaderEpochs,
 ) -> Result<(), LogError> {
-    let disk = shared.env.disk.as_ref();
-    let snapshot = layout::snapshot_file(&shared.dir, point);
-    let bytes = producer_snapshot::encode(point, producers);
-    dir::replace(disk, &snapshot, &bytes, SyncPoint::ProducerSnapshot)
-        .map_err(|error| shared.failed("writing", &snapshot, error))?;
+    write_snapshot(shared, point, life, producers)?;
     let path = shared.dir.join(LEADER_EPOCHS_FILE);
-    dir::replace(disk, &path, &epochs.encode(), SyncPoint::LeaderEpochs)
+    dir::replace(shared.env.disk.as_ref(), &path, &epochs.encode(life), SyncPoint::LeaderEpochs)
+        .map_err(|error| shared.failed("writing", &path, error))
+}
+
+/// Writes the producers' state as of `point`; its name is durable once the directory is.
+pub(super) fn write_snapshot(
+    shared: &Shared,
+    point: Offset,
+    life: u32,
+    producers: &ProducerStates,
+) -> Result<(), LogError> {
+    let path = layout::snapshot_file(&shared.dir, point);
+    let bytes = producer_snapshot::encode(point, life, producers);
+    dir::replace(shared.env.disk.as_ref(), &path, &bytes, SyncPoint::ProducerSnapshot)
         .map_err(|error| shared.failed("writing", &path, error))
 }
 
@@ -139,8 +151,7 @@ pub(super) fn write_checkpoint(
     next: Checkpoint,
 ) -> Result<(), LogError> {
     let path = shared.dir.join(CHECKPOINT_FILE);
-    let points =
-        AtomicPoints { file: SyncPoint::Checkpoint, dir: SyncPoint::CheckpointDir };
+    let points = AtomicPoints { file: SyncPoint::Checkpoint, dir: SyncPoint::CheckpointDir };
     dir::write_atomic(shared.env.disk.as_ref(), &path, &next.encode(), points)
         .map_err(|error| shared.failed("writing", &path, error))?;
     *on_disk = next;

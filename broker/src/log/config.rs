@@ -64,9 +64,6 @@ impl LogConfig {
     }
 
     pub(super) const fn producer_limits(&self) -> ProducerLimits {
-        ProducerLimits {
-            count_max: self.producers_max,
-            expiration: self.producer_id_expiration,
-        }
+        ProducerLimits { count_max: self.producers_max, expiration: self.producer_id_expiration }
     }
 }

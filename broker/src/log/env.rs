@@ -26,11 +26,7 @@ pub struct LogBudgets {
 
 impl Default for LogBudgets {
     fn default() -> Self {
-        Self {
-            window_bytes: 512 * 1024 * 1024,
-            open_segments: 1024,
-            index_bytes: 64 * 1024 * 1024,
-        }
+        Self { window_bytes: 512 * 1024 * 1024, open_segments: 1024, index_bytes: 64 * 1024 * 1024 }
     }
 }
 

@@ -58,9 +58,7 @@ pub fn unwrap(kind: FileKind, bytes: &[u8]) -> Result<&[u8], FormatError> {
     let found = u16::from_le_bytes([head[6], head[7]]);
     match found {
         0 => Err(FormatError::Broken("there is no version 0")),
-        found if found > kind.version() => {
-            Err(FormatError::Newer { found, known: kind.version() })
-        }
+        found if found > kind.version() => Err(FormatError::Newer { found, known: kind.version() }),
         _ => Ok(body),
     }
 }

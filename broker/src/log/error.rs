@@ -14,7 +14,9 @@ use crate::io::failure::Failed;
 /// Bytes that are not what was written, where all is supposed to be durable. Nothing repairs this
 /// but a copy from another replica; nothing is cut because of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the log is damaged at offset {offset}: {what}; whole batches follow from {next_offset} on")]
+#[error(
+    "the log is damaged at offset {offset}: {what}; whole batches follow from {next_offset} on"
+)]
 pub struct Damage {
     /// The first offset that cannot be read.
     pub offset: Offset,

@@ -107,7 +107,8 @@ impl FrameCodec {
     /// The eight bytes before a batch, which comes in two parts.
     pub fn header(&self, batch: [&[u8]; 2]) -> [u8; FRAME_HEADER_BYTES] {
         let len = batch[0].len() + batch[1].len();
-        let word = u32::try_from(len).expect("batches are bounded by BATCH_BYTES_MAX").to_le_bytes();
+        let word =
+            u32::try_from(len).expect("batches are bounded by BATCH_BYTES_MAX").to_le_bytes();
         let crc = self.checksum(word, batch).to_le_bytes();
         [word[0], word[1], word[2], word[3], crc[0], crc[1], crc[2], crc[3]]
     }
@@ -182,7 +183,9 @@ pub fn batch_header(
     }
     // The offset after the batch has to exist, too.
     if header.last_offset_delta < 0 || header.last_offset() == i64::MAX || header.leader_epoch < 0 {
-        return Err(FrameFault::Batch("its offsets or its epoch are off the number line".to_owned()));
+        return Err(FrameFault::Batch(
+            "its offsets or its epoch are off the number line".to_owned(),
+        ));
     }
     Ok(header)
 }

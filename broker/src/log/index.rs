@@ -63,9 +63,8 @@ impl Numbers {
         let len = self.len.load(Ordering::Relaxed);
         for (at, number) in (len..).zip(numbers) {
             let (chunk, offset) = place(at);
-            let chunk = self.chunks[chunk].get_or_init(|| {
-                (0..FIRST_CHUNK << chunk).map(|_| AtomicU64::new(0)).collect()
-            });
+            let chunk = self.chunks[chunk]
+                .get_or_init(|| (0..FIRST_CHUNK << chunk).map(|_| AtomicU64::new(0)).collect());
             chunk[offset].store(*number, Ordering::Relaxed);
         }
         self.len.store(len + numbers.len(), Ordering::Release);
@@ -240,10 +239,7 @@ mod tests {
         };
         let bytes = head.encode(FileKind::OffsetIndex, &[1, 2, 3]);
         assert_eq!(bytes.len(), INDEX_HEAD_BYTES + 24);
-        assert_eq!(
-            IndexHead::decode_all(FileKind::OffsetIndex, &bytes),
-            Ok((head, vec![1, 2, 3]))
-        );
+        assert_eq!(IndexHead::decode_all(FileKind::OffsetIndex, &bytes), Ok((head, vec![1, 2, 3])));
         assert_eq!(IndexHead::decode(FileKind::OffsetIndex, &bytes[..INDEX_HEAD_BYTES]), Ok(head));
         for cut in 0..bytes.len() {
             assert!(IndexHead::decode_all(FileKind::OffsetIndex, &bytes[..cut]).is_err(), "{cut}");

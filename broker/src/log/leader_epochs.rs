@@ -101,9 +101,10 @@ impl LeaderEpochs {
         &self.entries
     }
 
-    /// The file's bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(4 + 12 * self.entries.len());
+    /// The file's bytes, for a log in this [life](super::checkpoint::Checkpoint::life).
+    pub fn encode(&self, life: u32) -> Vec<u8> {
+        let mut body = Vec::with_capacity(8 + 12 * self.entries.len());
+        body.put_u32_le(life);
         body.put_u32_le(u32::try_from(self.entries.len()).expect("epochs are 31-bit numbers"));
         for entry in &self.entries {
             body.put_i32_le(entry.epoch.get());
@@ -112,9 +113,12 @@ impl LeaderEpochs {
         envelope::wrap(FileKind::LeaderEpochs, &body)
     }
 
-    /// Back from the file's bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+    /// Back from the file's bytes, if they are of this life.
+    pub fn decode(bytes: &[u8], life: u32) -> Result<Self, FormatError> {
         let mut body = envelope::unwrap(FileKind::LeaderEpochs, bytes)?;
+        if body.try_get_u32_le()? != life {
+            return Err(FormatError::Broken("it is of an earlier life of the log"));
+        }
         let count = body.try_get_u32_le()?;
         let mut entries: Vec<EpochStart> = Vec::new();
         for _ in 0..count {

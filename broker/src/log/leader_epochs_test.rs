@@ -24,14 +24,14 @@ fn history(entries: &[(i32, i64)]) -> LeaderEpochs {
 fn end_offset_for_follows_kip_279() {
     let epochs = history(&[(2, 0), (4, 10), (7, 25)]);
     let table = [
-        (7, Some((7, 40))),  // the newest: the log end
-        (4, Some((4, 25))),  // ends where the next begins
-        (5, Some((4, 25))),  // unknown in between: the one before
+        (7, Some((7, 40))), // the newest: the log end
+        (4, Some((4, 25))), // ends where the next begins
+        (5, Some((4, 25))), // unknown in between: the one before
         (6, Some((4, 25))),
         (2, Some((2, 10))),
         (3, Some((2, 10))),
-        (1, Some((1, 0))),   // older than all: where the oldest begins
-        (8, None),           // newer than all
+        (1, Some((1, 0))), // older than all: where the oldest begins
+        (8, None),         // newer than all
     ];
     for (asked, want) in table {
         let want = want.map(|(e, o)| (epoch(e), at(o)));
@@ -89,7 +89,8 @@ proptest! {
             }
             check_against_scan(&epochs, &log, start, current)?;
         }
-        prop_assert_eq!(&LeaderEpochs::decode(&epochs.encode()).unwrap(), &epochs);
+        prop_assert_eq!(&LeaderEpochs::decode(&epochs.encode(2), 2).unwrap(), &epochs);
+        prop_assert!(LeaderEpochs::decode(&epochs.encode(2), 3).is_err());
     }
 }
 

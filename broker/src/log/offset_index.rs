@@ -45,8 +45,7 @@ impl OffsetIndex {
     pub(super) fn floor(&self, offset: Offset) -> Option<(Offset, u64)> {
         let relative = offset.distance_from(self.base);
         let len = self.numbers.len();
-        let after =
-            Numbers::partition_point(len, |at| self.numbers.get(at) >> 32 <= relative);
+        let after = Numbers::partition_point(len, |at| self.numbers.get(at) >> 32 <= relative);
         after.checked_sub(1).and_then(|at| self.entry(at))
     }
 

@@ -9,12 +9,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use riverrun_proto::{
-    epoch::LeaderEpoch,
-    ids::TopicPartition,
-    limits::BATCH_BYTES_MAX,
-    offset::Offset,
-    record::StampedBatch,
-    timestamp::Timestamp,
+    epoch::LeaderEpoch, ids::TopicPartition, limits::BATCH_BYTES_MAX, offset::Offset,
+    record::StampedBatch, timestamp::Timestamp,
 };
 
 use super::{
@@ -215,7 +211,9 @@ impl Log {
                 }
             })
             .collect();
+        // A segment that a truncation left wholly below the log start goes with the next one.
         retention::due(&facts, high_watermark, now, policy)
+            .filter(|due| *due > self.log_start_offset())
     }
 
     // --- queries ---
@@ -356,10 +354,13 @@ impl Log {
             io::AppendError::Sealed => return self.broken(now),
             io::AppendError::Io(error) => error,
         };
-        let path = self.shared.segment_path(self.shared.segments.load().last().map_or_else(
-            || self.log_end_offset(),
-            |last| last.base(),
-        ));
+        let path = self.shared.segment_path(
+            self.shared
+                .segments
+                .load()
+                .last()
+                .map_or_else(|| self.log_end_offset(), |last| last.base()),
+        );
         // What lies behind the published end is unknown now: the next append begins a new segment.
         let full = self.shared.failed("appending to", &path, error).is_storage_full();
         let answer = self.broken(now);
@@ -391,11 +392,9 @@ impl Log {
         let offset = self.log_end_offset();
         let list = self.shared.segments.load();
         match (&self.active, list.last()) {
-            (Active::Open(OpenActive { segment, open, .. }), _) => LogPoint {
-                offset,
-                segment: segment.base(),
-                position: open.file.published(),
-            },
+            (Active::Open(OpenActive { segment, open, .. }), _) => {
+                LogPoint { offset, segment: segment.base(), position: open.file.published() }
+            }
             (_, Some(last)) => LogPoint {
                 offset,
                 segment: last.base(),

@@ -97,7 +97,8 @@ fn workload() -> Vec<Action> {
 
 /// Runs the workload; the moments after each action.
 fn run(disk: &SimDisk, actions: &[Action]) -> Vec<Moment> {
-    let mut driven = Driven::create(env(std::sync::Arc::new(disk.clone()), "/data", 1), small_config());
+    let mut driven =
+        Driven::create(env(std::sync::Arc::new(disk.clone()), "/data", 1), small_config());
     let mut now = Moment { ops: disk.ops(), ..Moment::default() };
     let mut moments = vec![now.clone()];
     for action in actions {
@@ -209,8 +210,8 @@ fn check_against(driven: &Driven, moment: &Moment, promised: i64) -> Result<(), 
         let header = header(batch);
         epochs.note(LeaderEpoch::new(header.leader_epoch).unwrap(), at(header.base_offset));
     }
-    epochs.advance_start(at(start));
     epochs.truncate(at(end));
+    epochs.advance_start(at(start));
     if log.leader_epochs() != &epochs {
         return Err(format!("epochs {:?}, due {epochs:?}", log.leader_epochs()));
     }
@@ -242,9 +243,11 @@ fn crash(
     let mut driven = reopen(found, ignored, 1000 + seed)?;
     window.check(&driven)?;
     let rebuilt = driven.log.shared.env.counters.indexes_rebuilt.get();
-    if rebuilt > 0 && !window.before.truncated && !window.after.truncated {
+    // In the middle of a checkpoint the index of the active segment may be ahead of it.
+    if rebuilt > 0 && window.is_done && !window.after.truncated {
         return Err(format!("{rebuilt} segments below the recovery point were read again"));
     }
+    same_again(found, &driven, ignored, seed)?;
     // New records of the size of those that were lost, so that old frames would fit on.
     let (start, kept) = (driven.log.log_start_offset(), driven.batches());
     let mut timeline = kept;
@@ -321,13 +324,28 @@ fn killed_then_power_loss(
     let survivor = state.snapshot().kill();
     let driven = reopen(&survivor, ignored, 3000 + seed)?;
     window.check(&driven)?;
-    let (shown, batches) = (driven.log.flushed_end_offset(), driven.batches());
+    same_again(&survivor, &driven, ignored, seed)
+}
+
+/// A log that was opened, and lost power before anything was appended, is found again as it was.
+fn same_again(
+    disk: &SimDisk,
+    driven: &Driven,
+    ignored: Option<SyncPoint>,
+    seed: u64,
+) -> Result<(), String> {
+    let (shown, batches) = (driven.log.log_end_offset(), driven.batches());
     for cut in cuts(seed, 1) {
-        let found = survivor.snapshot().power_loss(cut);
+        let found = disk.snapshot().power_loss(cut);
         let again = reopen(&found, ignored, 4000 + seed)?;
-        if again.log.log_end_offset() < shown || !again.batches().starts_with(&batches) {
-            let end = again.log.log_end_offset();
-            return Err(format!("power loss after that, {cut:?}: {end}, {shown} was shown"));
+        let end = again.log.log_end_offset();
+        if end != shown || again.batches() != batches {
+            return Err(format!(
+                "power loss after that, {cut:?}: ends at {end}, {shown} was shown"
+            ));
+        }
+        if fingerprint(again.log.producers()) != fingerprint(driven.log.producers()) {
+            return Err(format!("power loss after that, {cut:?}: producers differ"));
         }
     }
     Ok(())
@@ -339,8 +357,7 @@ fn power_loss_at_every_operation() {
 }
 
 /// Syncs that the log makes while it lives; those of its creation have their own test.
-const IN_LIFE: [SyncPoint; 13] = [
-    SyncPoint::SegmentHeader,
+const IN_LIFE: [SyncPoint; 12] = [
     SyncPoint::SegmentCreatedDir,
     SyncPoint::SegmentData,
     SyncPoint::SegmentSealed,
@@ -388,9 +405,7 @@ fn creation(ignored: Option<SyncPoint>) -> Result<(), String> {
 #[test]
 fn every_sync_of_the_creation_is_needed() {
     creation(None).unwrap();
-    for point in
-        [SyncPoint::PartitionMeta, SyncPoint::PartitionMetaDir, SyncPoint::PartitionDir]
-    {
+    for point in [SyncPoint::PartitionMeta, SyncPoint::PartitionMetaDir, SyncPoint::PartitionDir] {
         let what = creation(Some(point)).expect_err(&format!("{point:?} is not needed"));
         println!("{point:?}: red: {what}");
     }

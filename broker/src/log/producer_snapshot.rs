@@ -23,10 +23,11 @@ const BATCH_BYTES: usize = 4 + 4 + 8 + 8;
 pub const SNAPSHOT_BYTES_MAX: usize =
     100_000 * (PRODUCER_BYTES + PRODUCER_BATCHES_REMEMBERED * BATCH_BYTES);
 
-/// The file's bytes.
-pub fn encode(as_of: Offset, states: &ProducerStates) -> Vec<u8> {
-    let mut body = Vec::with_capacity(12 + states.len() * (PRODUCER_BYTES + 4 * BATCH_BYTES));
+/// The file's bytes, for a log in this [life](super::checkpoint::Checkpoint::life).
+pub fn encode(as_of: Offset, life: u32, states: &ProducerStates) -> Vec<u8> {
+    let mut body = Vec::with_capacity(16 + states.len() * (PRODUCER_BYTES + 4 * BATCH_BYTES));
     body.put_i64_le(as_of.get());
+    body.put_u32_le(life);
     body.put_u32_le(u32::try_from(states.len()).expect("producers are bounded far below"));
     // In order of ids, so that equal states are equal files.
     let mut all: Vec<_> = states.iter().collect();
@@ -46,15 +47,19 @@ pub fn encode(as_of: Offset, states: &ProducerStates) -> Vec<u8> {
     envelope::wrap(FileKind::ProducerSnapshot, &body)
 }
 
-/// Back from the file's bytes, which were found under the name of `as_of`.
+/// Back from the file's bytes, which were found under the name of `as_of`, if they are of this life.
 pub fn decode(
     bytes: &[u8],
     as_of: Offset,
+    life: u32,
     limits: ProducerLimits,
 ) -> Result<ProducerStates, FormatError> {
     let mut body = envelope::unwrap(FileKind::ProducerSnapshot, bytes)?;
     if get_offset(&mut body)? != as_of {
         return Err(FormatError::Broken("it is a snapshot of another offset"));
+    }
+    if body.try_get_u32_le()? != life {
+        return Err(FormatError::Broken("it is of an earlier life of the log"));
     }
     let mut states = ProducerStates::new(limits);
     for _ in 0..body.try_get_u32_le()? {
@@ -118,9 +123,9 @@ mod tests {
             let mut offset = Offset::ZERO;
             for (at, (id, epoch, delta)) in batches.into_iter().enumerate() {
                 if at == cut {
-                    let bytes = encode(offset, &all);
-                    restored = decode(&bytes, offset, LIMITS).unwrap();
-                    prop_assert_eq!(encode(offset, &restored), bytes);
+                    let bytes = encode(offset, 1, &all);
+                    restored = decode(&bytes, offset, 1, LIMITS).unwrap();
+                    prop_assert_eq!(encode(offset, 1, &restored), bytes);
                 }
                 let batch = ProducerBatch {
                     stamp: ProducerStamp {
@@ -156,11 +161,12 @@ mod tests {
                 };
                 states.record(batch, Timestamp::from_millis(1));
             }
-            let bytes = encode(Offset::ZERO, &states);
+            let bytes = encode(Offset::ZERO, 0, &states);
             let len = cut.index(bytes.len());
-            prop_assert!(decode(&bytes[..len], Offset::ZERO, LIMITS).is_err());
+            prop_assert!(decode(&bytes[..len], Offset::ZERO, 0, LIMITS).is_err());
             let other = Offset::new(5).unwrap();
-            prop_assert!(decode(&bytes, other, LIMITS).is_err(), "under another's name");
+            prop_assert!(decode(&bytes, other, 0, LIMITS).is_err(), "under another's name");
+            prop_assert!(decode(&bytes, Offset::ZERO, 1, LIMITS).is_err(), "of another life");
         }
     }
 }

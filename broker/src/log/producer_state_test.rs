@@ -55,10 +55,7 @@ fn sequences_go_on_at_zero_after_the_greatest() {
     let mut states = ProducerStates::new(LIMITS);
     put(&mut states, stamp(1, 0, i32::MAX), 2, 0, secs(0));
     assert_eq!(states.check(stamp(1, 0, 2), 0, secs(0)), ProducerCheck::New);
-    assert!(matches!(
-        states.check(stamp(1, 0, i32::MAX), 2, secs(0)),
-        ProducerCheck::Duplicate(_)
-    ));
+    assert!(matches!(states.check(stamp(1, 0, i32::MAX), 2, secs(0)), ProducerCheck::Duplicate(_)));
 }
 
 #[test]
@@ -66,10 +63,7 @@ fn epochs_fence_and_begin_at_zero() {
     let mut states = ProducerStates::new(LIMITS);
     put(&mut states, stamp(1, 3, 0), 0, 0, secs(0));
     assert_eq!(states.check(stamp(1, 2, 1), 0, secs(0)), ProducerCheck::Fenced { current: 3 });
-    assert_eq!(
-        states.check(stamp(1, 4, 1), 0, secs(0)),
-        ProducerCheck::OutOfOrder { expected: 0 }
-    );
+    assert_eq!(states.check(stamp(1, 4, 1), 0, secs(0)), ProducerCheck::OutOfOrder { expected: 0 });
     assert_eq!(states.check(stamp(1, 4, 0), 0, secs(0)), ProducerCheck::New);
     put(&mut states, stamp(1, 4, 0), 0, 1, secs(0));
     assert_eq!(states.get(ProducerId::new(1).unwrap()).unwrap().batches().len(), 1);

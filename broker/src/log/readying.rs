@@ -99,9 +99,9 @@ pub(super) fn create(
     let file = match disk.create_segment(&path, len, mode) {
         // The log ends where this one begins, so nothing in a file of that name belongs to it: it
         // is what a roll left that did not end, or a segment that recovery found empty.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk
-            .remove_file(&path)
-            .and_then(|()| disk.create_segment(&path, len, mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove_file(&path).and_then(|()| disk.create_segment(&path, len, mode))
+        }
         other => other,
     };
     let file = file.map_err(|error| shared.failed("making", &path, error))?;

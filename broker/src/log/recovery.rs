@@ -22,7 +22,7 @@ use riverrun_proto::{
 
 use super::{
     active::Active,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, CutMark},
     checkpointing,
     config::LogConfig,
     env::LogEnv,
@@ -141,13 +141,13 @@ impl Log {
         let states = super::producer_state::ProducerStates::new(config.producer_limits());
         Ok(Self {
             shared: Arc::new(shared),
+            recovery_point: begin.recovery_point,
             side: Arc::new(DiskSide::new(begin)),
             config,
             epochs: LeaderEpochs::default(),
             producers: states,
             active: Active::Vacant,
             flush: FlushState::new(Offset::ZERO),
-            recovery_point: begin.recovery_point,
             high_watermark: Offset::ZERO,
             damage: None,
             status: Status::default(),
@@ -177,11 +177,12 @@ impl Log {
         let bounds = (checkpoint.log_start, checkpoint.log_start);
         let interval = config.index_interval_bytes;
         let shared = Shared::new(env, dir, partition, SegmentList::default(), bounds, interval);
-        let scanned = Scan { shared: &shared, checkpoint, clean, lost }.run(found, &mut report)?;
+        let scanned = Scan { shared: &shared, checkpoint: checkpoint.clone(), clean, lost }
+            .run(found, &mut report)?;
         let (touched, is_changed) = (scanned.touched.clone(), scanned.is_changed);
         let mut log = Self::from_scan(shared, checkpoint, scanned, config, now, &mut report)?;
-        if is_changed || !touched.is_empty() {
-            log.keep(&touched, is_changed)?;
+        if !report.was_clean {
+            log.keep(&touched, is_changed, report.cut.as_ref())?;
         }
         report.log_start = log.log_start_offset();
         report.log_end = log.log_end_offset();
@@ -204,13 +205,14 @@ impl Log {
         shared.set_segments(list.clone());
 
         let point = recovery_point.offset.min(log_end);
-        let epochs = read_epochs(&shared, point)?;
+        let epochs = read_epochs(&shared, point, checkpoint.life)?;
         let is_covered = |epochs: &LeaderEpochs| epochs.epoch_of(log_start).is_some();
         report.epochs_lost = point > log_start && !epochs.as_ref().is_some_and(is_covered);
         let epochs_from = if report.epochs_lost { log_start } else { point.max(log_start) };
         let mut epochs = epochs.filter(|_| !report.epochs_lost).unwrap_or_default();
-        let mut producers = replay::load_snapshot(&shared, point, config.producer_limits())?;
-        let producers_from = producers.as_of.unwrap_or(Offset::ZERO).max(log_start);
+        let mut producers =
+            replay::load_snapshot(&shared, point, checkpoint.life, config.producer_limits())?;
+        let producers_from = producers.as_of.unwrap_or(Offset::ZERO);
         report.producers_replayed_from = producers_from;
 
         let from = epochs_from.min(producers_from);
@@ -230,13 +232,13 @@ impl Log {
         Ok(Self {
             active: if reopen { Active::Closed } else { Active::Vacant },
             shared: Arc::new(shared),
+            high_watermark: checkpoint.high_watermark.clamp(log_start, log_end),
             side: Arc::new(DiskSide::new(checkpoint)),
             config,
             epochs,
             producers: producers.states,
             flush: FlushState::new(log_end),
             recovery_point,
-            high_watermark: checkpoint.high_watermark.clamp(log_start, log_end),
             damage,
             status: Status { now, ..Status::default() },
         })
@@ -247,18 +249,18 @@ impl Log {
         &mut self,
         touched: &[(Arc<Segment>, Arc<OpenSegment>)],
         is_changed: bool,
+        torn: Option<&Cut>,
     ) -> Result<(), LogError> {
         let shared = self.shared.clone();
         for (_, open) in touched {
             flush::sync_segment(&shared, open, SyncPoint::SegmentRecovered)?;
         }
-        if !is_changed {
-            // All of it lies below the recovery point already.
-            return Ok(());
-        }
+        // Also if nothing was changed here: the names that were found, of the checkpoint for one, may
+        // be in memory only. On a directory that is durable already this costs next to nothing.
         flush::sync_dir(&shared, SyncPoint::RecoveredDir)?;
-        if self.damage.is_some() {
-            // The small files stay as they were found, so that the next open finds the same.
+        if !is_changed || self.damage.is_some() {
+            // All of it lies below the recovery point already; or the small files stay as they
+            // were found, so that the next open finds the same damage.
             return Ok(());
         }
         for (segment, open) in touched {
@@ -267,14 +269,26 @@ impl Log {
             super::index_files::write(shared.env.disk.as_ref(), &shared.dir, &head, open)?;
         }
         let point = self.end_point();
-        checkpointing::write_states(&shared, point.offset, &self.producers, &self.epochs)?;
+        let mut on_disk = self.side.checkpoint.lock();
+        let life = on_disk.life;
+        let mut cuts = on_disk.cuts.clone();
+        // So that the next open knows that what lies behind the end was looked at.
+        let torn = |segment: &Segment| torn.is_some_and(|torn| torn.segment == segment.base());
+        if let Some((segment, open)) = touched.iter().find(|(segment, _)| torn(segment)) {
+            cuts.retain(|cut| cut.segment != segment.base());
+            cuts.push(CutMark { segment: segment.base(), salt: open.salt, end: point.offset });
+        }
+        checkpointing::write_states(&shared, point.offset, life, &self.producers, &self.epochs)?;
         flush::sync_dir(&shared, SyncPoint::RecoveryFilesDir)?;
         let next = Checkpoint {
             recovery_point: point,
             log_start: self.log_start_offset(),
             high_watermark: self.high_watermark,
+            life,
+            cuts,
         };
-        checkpointing::write_checkpoint(&shared, &mut self.side.checkpoint.lock(), next)?;
+        checkpointing::write_checkpoint(&shared, &mut on_disk, next)?;
+        drop(on_disk);
         self.recovery_point = point;
         Ok(())
     }
@@ -327,11 +341,15 @@ fn read_checkpoint(
 }
 
 /// Leader epochs below the recovery point; those above it are derived from what is found there.
-fn read_epochs(shared: &Shared, point: Offset) -> Result<Option<LeaderEpochs>, LogError> {
+fn read_epochs(
+    shared: &Shared,
+    point: Offset,
+    life: u32,
+) -> Result<Option<LeaderEpochs>, LogError> {
     let path = shared.dir.join(LEADER_EPOCHS_FILE);
     let bytes = dir::read_small(shared.env.disk.as_ref(), &path, SMALL_FILE_BYTES_MAX)
         .map_err(|error| LogError::io("reading", &path, error))?;
-    match bytes.as_deref().map(LeaderEpochs::decode) {
+    match bytes.as_deref().map(|bytes| LeaderEpochs::decode(bytes, life)) {
         None | Some(Err(FormatError::Broken(_))) => Ok(None),
         Some(Err(source)) => Err(LogError::Format { path, source }),
         Some(Ok(mut epochs)) => {

@@ -27,12 +27,12 @@ pub(super) struct LoadedProducers {
 pub(super) fn load_snapshot(
     shared: &Shared,
     at_most: Offset,
+    life: u32,
     limits: ProducerLimits,
 ) -> Result<LoadedProducers, LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
     let mut offsets: Vec<Offset> = entries
         .iter()
         .filter_map(|entry| match FileName::parse(&entry.name) {
@@ -49,7 +49,7 @@ pub(super) fn load_snapshot(
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => continue,
             Err(error) => return Err(LogError::io("reading", &path, error)),
         };
-        match producer_snapshot::decode(&bytes, as_of, limits) {
+        match producer_snapshot::decode(&bytes, as_of, life, limits) {
             Ok(states) => return Ok(LoadedProducers { states, as_of: Some(as_of) }),
             Err(source @ super::envelope::FormatError::Newer { .. }) => {
                 return Err(LogError::Format { path, source });
@@ -78,6 +78,23 @@ pub(super) fn follow(
     }
 }
 
+/// Producer state as of `end`, from what there is on the disk.
+pub(super) fn producers_at(
+    shared: &Shared,
+    list: &SegmentList,
+    end: Offset,
+    life: u32,
+    limits: ProducerLimits,
+    now: Timestamp,
+) -> Result<ProducerStates, LogError> {
+    let mut loaded = load_snapshot(shared, end, life, limits)?;
+    let from = loaded.as_of.unwrap_or(Offset::ZERO);
+    frames(shared, list, from, end, |frame| {
+        follow(&mut loaded.states, &frame.header, frame.base, now);
+    })?;
+    Ok(loaded.states)
+}
+
 /// Shows `seen` all frames of sealed or open segments that reach into `from..to`. What is damaged is
 /// left out, to the end of its segment: whoever reads it will say so.
 pub(super) fn frames(
@@ -100,8 +117,7 @@ pub(super) fn frames(
         };
         let start = (segment.base(), SEGMENT_HEADER_BYTES as u64);
         let (offset, position) = open.offsets.floor(from).unwrap_or(start);
-        let end_position =
-            segment.end().map_or_else(|| open.file.published(), |end| end.position);
+        let end_position = segment.end().map_or_else(|| open.file.published(), |end| end.position);
         let start = WalkStart {
             position,
             offset,

@@ -75,8 +75,7 @@ mod tests {
 
     #[test]
     fn the_rule() {
-        let segments =
-            [segment(10, 100, 1_000), segment(20, 100, 5_000), segment(30, 100, 2_000)];
+        let segments = [segment(10, 100, 1_000), segment(20, 100, 5_000), segment(30, 100, 2_000)];
         let age = |ms| RetentionPolicy { age: Some(Duration::from_millis(ms)), bytes: None };
         let bytes = |n| RetentionPolicy { age: None, bytes: Some(n) };
         let both = RetentionPolicy { age: Some(Duration::from_millis(9_000)), bytes: Some(100) };
@@ -116,9 +115,6 @@ mod tests {
         let all = RetentionPolicy { bytes: Some(0), age: Some(Duration::ZERO) };
         let now = Timestamp::from_millis(1);
         assert_eq!(due(&[empty], Offset::MAX, now, &all), None);
-        assert_eq!(
-            due(&[segment(10, 100, 0), empty], Offset::MAX, now, &all),
-            Offset::new(10)
-        );
+        assert_eq!(due(&[segment(10, 100, 0), empty], Offset::MAX, now, &all), Offset::new(10));
     }
 }

@@ -83,7 +83,6 @@ impl Log {
             to,
             list: self.shared.segments.load_full(),
             unsynced: self.flush.unsynced(),
-            log_start: self.log_start_offset(),
             ahead: self.config.window_min,
             mode: self.config.write_mode,
             limits: self.config.producer_limits(),
@@ -150,7 +149,16 @@ impl Log {
         self.shared.set_segments(list.without_first(dead));
         self.flush.sealed.retain(|sealed| sealed.end.offset > to);
         let resets = self.side.resets();
-        Some(self.work(Kind::Delete(Delete { log_start: to, checkpoint_first, segments, empty_at, resets })))
+        Some(self.work(Kind::Delete(Delete {
+            log_start: to,
+            checkpoint_first,
+            list,
+            segments,
+            empty_at,
+            resets,
+            limits: self.config.producer_limits(),
+            now: self.status.now,
+        })))
     }
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
@@ -342,8 +350,7 @@ impl Log {
         self.shared.set_segments(list.with(segment.clone()));
         let grant = self.shared.env.windows.grant();
         let now = self.status.now;
-        self.active =
-            Active::Open(OpenActive::new(segment, open, grant, now, &self.config));
+        self.active = Active::Open(OpenActive::new(segment, open, grant, now, &self.config));
     }
 
     fn saved(&mut self, done: Checkpointed) -> Completed {
@@ -362,11 +369,13 @@ impl Log {
         let Truncated { end, kept, cut, active, producers, recovery_point } = truncated;
         self.vacate();
         self.shared.set_segments(kept);
+        self.shared.set_log_start(self.log_start_offset().min(end));
         self.shared.set_log_end(end);
         self.epochs.truncate(end);
         self.high_watermark = self.high_watermark.min(end);
         self.producers = producers;
         self.flush.truncate(end, cut);
+        self.flush.note_created();
         self.recovery_point = recovery_point;
         self.begin_active(Arc::new(Segment::active(end, active.clone())), active);
         self.cut_is_over();

@@ -195,7 +195,7 @@ impl Driven {
         }
     }
 
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
         let done = self.log.start_close().run();
         assert!(done.error().is_none(), "{:?}", done.error());
     }
@@ -236,7 +236,7 @@ pub(super) fn fingerprint(states: &ProducerStates) -> Vec<u8> {
         let state = super::producer_state::ProducerState { last_seen: NOW, ..state.clone() };
         plain.restore(id, state);
     }
-    producer_snapshot::encode(Offset::ZERO, &plain)
+    producer_snapshot::encode(Offset::ZERO, 0, &plain)
 }
 
 /// Producer state by replay of batches, first to last.

@@ -4,26 +4,28 @@
 //! removed, and a new segment begins at the cut; readers who hold slices of what was cut keep them.
 //!
 //! ```text
-//! 1. checkpoint: the recovery point moves back to the cut        (synced)
-//!      else a crash would make the missing end look like damage
-//! 2. segments above removed, from the highest down; directory    (synced)
+//! 0. producer state as of the cut, for the recovery point          (synced)
+//! 1. checkpoint: a mark where the segment is cut; the recovery     (synced)
+//!    point moves back to the cut
+//!      the mark, because the frames behind it are whole and would be taken for the log's end
+//!      again whenever nothing follows them; the recovery point, because otherwise a crash would
+//!      make the missing end look like damage
+//! 2. segments above removed, from the highest down; directory      (synced)
 //!      else they come back, and new records may grow up to where one of them fits on
-//! 3. what is kept                                                (synced)
-//! 4. new segment with its header, and its name                   (synced)
-//!      else the next open takes the cut-off frames for the log's end again
+//! 3. what is kept                                                  (synced)
 //! ```
-//! Only then may anything be appended, or the new end be told to anybody.
+//! Then a new segment begins, as with every roll, and the new end may be told.
 
 use std::sync::Arc;
 
 use riverrun_proto::{offset::Offset, timestamp::Timestamp};
 
 use super::{
-    checkpoint::{Checkpoint, LogPoint},
+    checkpoint::{Checkpoint, CutMark, LogPoint},
     checkpointing,
     error::LogError,
     flush, index_files,
-    layout::{self, FileName, SEGMENT_HEADER_BYTES},
+    layout::{FileName, SEGMENT_HEADER_BYTES},
     producer_state::{ProducerLimits, ProducerStates},
     reader, readying, replay,
     segment::{OpenSegment, Segment, SegmentEnd},
@@ -41,7 +43,6 @@ pub(super) struct Truncate {
     pub(super) list: Arc<SegmentList>,
     /// Segments that were sealed and are not known to be durable.
     pub(super) unsynced: Vec<Arc<OpenSegment>>,
-    pub(super) log_start: Offset,
     pub(super) ahead: u64,
     pub(super) mode: WriteMode,
     pub(super) limits: ProducerLimits,
@@ -84,41 +85,64 @@ impl Truncate {
         shared.env.failure.check()?;
         shared.env.counters.truncations.add(1);
         let (cut, point) = self.find_cut(shared)?;
-        if on_disk.recovery_point.offset > point.offset || on_disk.high_watermark > point.offset {
-            let next = Checkpoint {
-                recovery_point: point,
-                high_watermark: on_disk.high_watermark.min(point.offset),
-                log_start: on_disk.log_start.min(point.offset),
-            };
-            checkpointing::write_checkpoint(shared, on_disk, next)?;
+        let mut kept = self.list.below(point.offset);
+        if let Some((cut, _)) = &cut {
+            kept = kept.below(cut.base()).with(cut.clone());
         }
+        let producers = replay::producers_at(
+            shared,
+            &kept,
+            point.offset,
+            on_disk.life,
+            self.limits,
+            self.now,
+        )?;
+        self.mark(shared, on_disk, cut.as_ref(), point, &producers)?;
         remove_from(shared, point.offset)?;
+        on_disk.cuts.retain(|cut| cut.segment < point.offset);
         let before = self.unsynced.iter().filter(|open| open.base() < point.offset);
         for open in before.chain(cut.iter().map(|(_, open)| open)) {
             flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
         }
         let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
-        flush::sync_segment(shared, &new, SyncPoint::SegmentHeader)?;
-        flush::sync_dir(shared, SyncPoint::SegmentCreatedDir)?;
-
-        let mut kept = self.list.below(point.offset);
-        if let Some((cut, _)) = &cut {
-            kept = kept.below(cut.base()).with(cut.clone());
-        }
-        let limits = self.limits;
-        let mut loaded = replay::load_snapshot(shared, point.offset, limits)?;
-        let from = loaded.as_of.unwrap_or(self.log_start);
-        replay::frames(shared, &kept, from, point.offset, |frame| {
-            replay::follow(&mut loaded.states, &frame.header, frame.base, self.now);
-        })?;
         Ok(Truncated {
             end: point.offset,
             kept,
             cut: cut.map(|(segment, _)| segment.base()),
             active: Arc::new(new),
-            producers: loaded.states,
+            producers,
             recovery_point: on_disk.recovery_point,
         })
+    }
+
+    /// Moves the recovery point back to the cut, with the snapshot that belongs to it, and marks the
+    /// cut.
+    fn mark(
+        &self,
+        shared: &Shared,
+        on_disk: &mut Checkpoint,
+        cut: Option<&(Arc<Segment>, Arc<OpenSegment>)>,
+        point: LogPoint,
+        producers: &ProducerStates,
+    ) -> Result<(), LogError> {
+        let mut next = on_disk.clone();
+        if next.recovery_point.offset > point.offset {
+            next.recovery_point = point;
+            checkpointing::write_snapshot(shared, point.offset, next.life, producers)?;
+            flush::sync_dir(shared, SyncPoint::RecoveryFilesDir)?;
+        }
+        next.high_watermark = next.high_watermark.min(point.offset);
+        // Only if it lies within the batch that was cut off with the rest.
+        next.log_start = next.log_start.min(point.offset);
+        if let Some((segment, open)) = cut {
+            let (segment, salt) = (segment.base(), open.salt);
+            next.cuts.retain(|cut| cut.segment != segment);
+            next.cuts.push(CutMark { segment, salt, end: point.offset });
+        }
+        if next != *on_disk {
+            checkpointing::write_checkpoint(shared, on_disk, next)?;
+        }
+        Ok(())
     }
 
     /// The batch boundary at or below `to`, and the segment that ends there as it is from now on.
@@ -160,11 +184,12 @@ impl Truncate {
             // Nothing of this segment stays: the new one takes its name.
             let before = below.below(base);
             let point = match before.last().and_then(|last| Some((last.base(), last.end()?))) {
-                Some((segment, end)) => {
-                    LogPoint { offset: base, segment, position: end.position }
-                }
+                Some((segment, end)) => LogPoint { offset: base, segment, position: end.position },
                 None => LogPoint::start_of_segment(base),
             };
+            return Ok((None, point));
+        }
+        if last.end().is_some_and(|known| known.offset == end.offset) {
             return Ok((None, point));
         }
         let cut = OpenSegment::new(open.file.clone(), base, open.salt, open.appended_from);
@@ -194,50 +219,46 @@ impl Reset {
         if context.is_void() {
             return Outcome::Void(super::work::Voided::Other);
         }
-        let shared = context.shared;
-        let empty = Checkpoint::empty_at(self.to);
-        // First the checkpoint: what is left of the files after a crash lies outside of it.
-        let result = shared
-            .env
-            .failure
-            .check()
-            .map_err(LogError::from)
-            .and_then(|()| checkpointing::write_checkpoint(shared, &mut on_disk, empty))
-            .and_then(|()| remove_from(shared, Offset::ZERO))
-            .map(|()| self.to);
-        Outcome::Reset(result)
+        Outcome::Reset(self.empty(context.shared, &mut on_disk))
+    }
+
+    fn empty(self, shared: &Shared, on_disk: &mut Checkpoint) -> Result<Offset, LogError> {
+        shared.env.failure.check()?;
+        // The one step: what is left of the files after a crash lies outside of it, or is of an
+        // earlier life.
+        let empty = Checkpoint { life: on_disk.life + 1, ..Checkpoint::empty_at(self.to) };
+        checkpointing::write_checkpoint(shared, on_disk, empty)?;
+        remove(shared, |name| !matches!(name, FileName::Checkpoint | FileName::Meta))?;
+        Ok(self.to)
     }
 }
 
 /// Removes segments that begin at `from` or later, the highest first, with their indexes, and
 /// snapshots of what lies beyond `from`; durably.
-pub(super) fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
+fn remove_from(shared: &Shared, from: Offset) -> Result<(), LogError> {
+    remove(shared, |name| match name {
+        FileName::Segment(base) | FileName::OffsetIndex(base) | FileName::TimeIndex(base) => {
+            base >= from
+        }
+        FileName::Snapshot(as_of) => as_of > from,
+        _ => false,
+    })
+}
+
+/// Removes the files that `doomed` names, the last by name (and so by offset) first; durably.
+fn remove(shared: &Shared, doomed: impl Fn(FileName) -> bool) -> Result<(), LogError> {
     let disk = shared.env.disk.as_ref();
-    let entries = disk
-        .list(&shared.dir)
-        .map_err(|error| LogError::io("listing", &shared.dir, error))?;
-    let mut removed = false;
-    // Sorted by name, which is by offset.
+    let entries =
+        disk.list(&shared.dir).map_err(|error| LogError::io("listing", &shared.dir, error))?;
+    let mut is_changed = false;
     for entry in entries.iter().rev() {
-        let path = match FileName::parse(&entry.name) {
-            Some(FileName::Segment(base)) if base >= from => {
-                layout::segment_file(&shared.dir, base)
-            }
-            Some(FileName::OffsetIndex(base)) if base >= from => {
-                layout::offset_index_file(&shared.dir, base)
-            }
-            Some(FileName::TimeIndex(base)) if base >= from => {
-                layout::time_index_file(&shared.dir, base)
-            }
-            Some(FileName::Snapshot(as_of)) if as_of > from || from == Offset::ZERO => {
-                layout::snapshot_file(&shared.dir, as_of)
-            }
-            _ => continue,
-        };
-        disk.remove_file(&path).map_err(|error| shared.failed("removing", &path, error))?;
-        removed = true;
+        if FileName::parse(&entry.name).is_some_and(&doomed) {
+            let path = shared.dir.join(&entry.name);
+            disk.remove_file(&path).map_err(|error| shared.failed("removing", &path, error))?;
+            is_changed = true;
+        }
     }
-    if removed {
+    if is_changed {
         flush::sync_dir(shared, SyncPoint::SegmentRemovedDir)?;
     }
     Ok(())

@@ -119,9 +119,9 @@ impl Verifier<'_> {
 
     fn meta(&mut self, dir: &Path) {
         let file = dir.join(META_FILE);
-        let decoded = fs::read(&file).map_err(|e| e.to_string()).and_then(|bytes| {
-            PartitionMeta::decode(&bytes).map_err(|e| e.to_string())
-        });
+        let decoded = fs::read(&file)
+            .map_err(|e| e.to_string())
+            .and_then(|bytes| PartitionMeta::decode(&bytes).map_err(|e| e.to_string()));
         match decoded {
             Ok(meta) => self.verified.meta = Some(meta),
             Err(what) => self.find(&file, None, true, what),
@@ -145,7 +145,7 @@ impl Verifier<'_> {
 
     /// All below it is on disk.
     fn recovery_point(&self) -> Offset {
-        self.checkpoint.map_or(Offset::ZERO, |checkpoint| checkpoint.recovery_point.offset)
+        self.checkpoint.as_ref().map_or(Offset::ZERO, |checkpoint| checkpoint.recovery_point.offset)
     }
 
     /// `next`: where the segment after it begins, which is where this one ends.
@@ -239,7 +239,8 @@ impl Verifier<'_> {
             let what = format!("a torn tail at position {at}{why}; recovery cuts it off");
             self.find(path, Some(end), false, what);
         } else if let Some(stray) = found.stray_at {
-            let what = format!("bytes behind the last batch at position {stray}; nobody reads them");
+            let what =
+                format!("bytes behind the last batch at position {stray}; nobody reads them");
             self.find(path, Some(end), false, what);
         }
     }
@@ -262,7 +263,8 @@ impl Verifier<'_> {
             let offset = base.checked_add(relative).unwrap_or(Offset::MAX);
             let behind = starts.last().is_none_or(|(last, _)| offset > *last);
             if !behind && starts.binary_search(&(offset, position)).is_err() {
-                let what = rebuilt(format!("no batch begins at offset {offset}, position {position}"));
+                let what =
+                    rebuilt(format!("no batch begins at offset {offset}, position {position}"));
                 return self.find(&path, Some(offset), false, what);
             }
         }
@@ -270,7 +272,7 @@ impl Verifier<'_> {
 
     /// What is below the log start offset may be gone; what is above it may not.
     fn start(&mut self) {
-        let Some(checkpoint) = self.checkpoint else { return };
+        let Some(checkpoint) = &self.checkpoint else { return };
         let (from, there) = (checkpoint.log_start, self.verified.start);
         if there > from {
             let dir = self.verified.dir.clone();

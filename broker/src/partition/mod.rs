@@ -38,5 +38,11 @@ pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
 
+pub use crate::replica::Durability;
+
 #[cfg(test)]
-mod partition_test;
+mod produce_test;
+#[cfg(test)]
+mod read_test;
+#[cfg(test)]
+mod test_support;

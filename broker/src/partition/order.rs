@@ -103,8 +103,12 @@ impl State {
         };
         let base_offset = self.log.log_end_offset();
         let stamped = append.batch.stamp(base_offset, epoch, stamped_time);
+        let began = partition.env.clock.monotonic();
         match self.log.append(&stamped, now) {
-            Ok(_) => {}
+            Ok(_) => {
+                let elapsed = partition.env.clock.monotonic().duration_since(began);
+                partition.env.metrics.observe_append(elapsed);
+            }
             Err(AppendError::NotReady) => return Ok(None),
             Err(AppendError::StorageFull) => return Err(ProduceError::StorageFull),
             Err(error @ (AppendError::Failed(_) | AppendError::Damaged(_))) => {

@@ -29,8 +29,9 @@ use super::{
 use crate::{
     clock::{Clock, Instant},
     io::Failure,
-    log::{Log, LogError, LogReader, LogWorkDone},
+    log::{Log, LogError, LogReader, LogWork, LogWorkDone},
     replica::{Event, Registration, Replica},
+    telemetry::StorageMetrics,
 };
 
 /// What all partitions of a broker share.
@@ -42,6 +43,8 @@ pub struct PartitionEnv {
     pub failure: Failure,
     /// Threads for what blocks.
     pub pool: IoPool,
+    /// What is measured of appends and syncs.
+    pub metrics: StorageMetrics,
     /// Bytes that reads from the disk may hold.
     pub read_budget: ReadBudget,
     /// Bytes of batches that may be parked in front of one partition's log.
@@ -324,12 +327,22 @@ impl Partition {
         }
         for work in effects.work {
             let partition = Arc::clone(self);
-            self.env.pool.run(Lane::Work, move || partition.work_done(work.run()));
+            self.env.pool.run(Lane::Work, move || partition.work_done(partition.measured(work)));
         }
         for (ticket, outcome) in effects.answers {
             ticket.complete(outcome);
         }
         result
+    }
+
+    fn measured(&self, work: LogWork) -> LogWorkDone {
+        let is_sync = work.is_flush();
+        let began = self.env.clock.monotonic();
+        let done = work.run();
+        if is_sync {
+            self.env.metrics.observe_fsync(self.env.clock.monotonic().duration_since(began));
+        }
+        done
     }
 
     fn work_done(self: &Arc<Self>, done: LogWorkDone) {

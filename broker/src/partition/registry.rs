@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{LogConfig as LogSettings, ProduceConfig, TopicDefaults},
     io::SyncPoint,
-    log::{self, Damage, Log, LogEnv, LogError, PartitionMeta, RecoveryReport},
+    log::{self, Damage, Log, LogCounters, LogEnv, LogError, PartitionMeta, RecoveryReport},
     metadata::{Delta, MetadataImage, MetadataOffset, Partition as Registered, Topic},
     replica::{Registration, Replica},
 };
@@ -183,6 +183,11 @@ impl Registry {
     /// All partitions of this broker, in no order.
     pub fn all(&self) -> Vec<Arc<Partition>> {
         self.partitions.read().values().cloned().collect()
+    }
+
+    /// What the logs have done.
+    pub fn counters(&self) -> Arc<LogCounters> {
+        Arc::clone(&self.env.log.counters)
     }
 
     /// How many there are.

@@ -27,19 +27,21 @@ pub fn candidate(
 mod tests {
     use super::*;
 
-    fn at(offset: i64) -> Option<Offset> {
+    const fn at(offset: i64) -> Option<Offset> {
         Offset::new(offset)
     }
 
+    type Case = (Vec<Option<Offset>>, usize, Option<Offset>);
+
     #[test]
     fn least_of_all_or_nothing() {
-        let cases: [(&[Option<Offset>], usize, Option<Offset>); 6] = [
-            (&[], 0, None),
-            (&[at(7)], 1, at(7)),
-            (&[at(7)], 2, None),
-            (&[at(7), at(5)], 2, at(5)),
-            (&[at(7), None], 1, None),
-            (&[at(3), at(9), at(4)], 2, at(3)),
+        let cases: [Case; 6] = [
+            (vec![], 0, None),
+            (vec![at(7)], 1, at(7)),
+            (vec![at(7)], 2, None),
+            (vec![at(7), at(5)], 2, at(5)),
+            (vec![at(7), None], 1, None),
+            (vec![at(3), at(9), at(4)], 2, at(3)),
         ];
         for (positions, min_isr, expected) in cases {
             assert_eq!(

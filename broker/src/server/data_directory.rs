@@ -76,8 +76,7 @@ impl DataDirectory {
         if let Some(parent) = root.canonicalize().map_err(failed_on)?.parent() {
             disk.sync_dir(parent, SyncPoint::DataDir).map_err(failed_on)?;
         }
-        let directory =
-            Self { root: root.to_owned(), disk, failure, reserve_bytes, _lock: lock };
+        let directory = Self { root: root.to_owned(), disk, failure, reserve_bytes, _lock: lock };
         directory.reserve();
         Ok(directory)
     }

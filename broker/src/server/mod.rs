@@ -13,14 +13,7 @@ mod metadata_follower;
 mod observe;
 mod register;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use riverrun_proto::ids::BrokerId;
 use thiserror::Error;
@@ -46,7 +39,7 @@ use crate::{
     },
     service::{self, ServiceEnv, limits::Limits},
     shutdown::{Phase, Shutdown},
-    telemetry::{Bounds, Registry as Metrics, RequestMetrics, TopicMetrics},
+    telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
 };
 
 /// Time that parts have to end once they were told to, past the drain.
@@ -163,6 +156,7 @@ impl Server {
                     clock: Arc::clone(&clock),
                     failure: directory.failure().clone(),
                     pool: pool.clone(),
+                    metrics: StorageMetrics::register(&metrics),
                     read_budget: read_budget.clone(),
                     parked_bytes_max: limits.admission_bytes / 4,
                 },
@@ -192,13 +186,16 @@ impl Server {
         let bounds = Bounds::register(&metrics);
         observe::watch(&parts, &metrics, &bounds, &config, &clock, read_budget);
 
-        let http = HttpServer::bind(&config.network, Probes::new(metrics.clone(), observe::readiness(&parts)))
-            .await
-            .map_err(|source| StartError::Listen {
-                address: config.network.http_listen,
-                key: "network.http.listen",
-                source,
-            })?;
+        let http = HttpServer::bind(
+            &config.network,
+            Probes::new(metrics.clone(), observe::readiness(&parts)),
+        )
+        .await
+        .map_err(|source| StartError::Listen {
+            address: config.network.http_listen,
+            key: "network.http.listen",
+            source,
+        })?;
         let http_address = http.local_addr();
         tokio::spawn(http.serve(parts.shutdown.clone()));
 

@@ -58,6 +58,9 @@ pub(super) fn watch(
         }
     });
 
+    let counters = parts.registry.counters();
+    StorageMetrics::watch_log(metrics, move || counters.all());
+
     bounds.watch_pool("cold_reads", move || Usage {
         used: reads.used() as u64,
         limit: u64::from(reads.total()),

@@ -23,8 +23,7 @@ pub(super) async fn register(
     grpc: SocketAddr,
 ) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
-        let level =
-            SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
+        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
         quorum.propose(Command::SetFeatureLevel(level)).await?;
     }
     let broker = RegisterBroker {

@@ -105,9 +105,13 @@ impl Admin {
         Ok(v1::DeleteTopicResponse {})
     }
 
-    fn describe(&self, request: &v1::DescribeTopicRequest) -> Result<v1::DescribeTopicResponse, Failure> {
+    fn describe(
+        &self,
+        request: &v1::DescribeTopicRequest,
+    ) -> Result<v1::DescribeTopicResponse, Failure> {
         let core = &self.0;
-        let topic = core.catalog.topic(&convert::topic_ref(&request.name, &bytes::Bytes::new())?)?;
+        let topic =
+            core.catalog.topic(&convert::topic_ref(&request.name, &bytes::Bytes::new())?)?;
         let partitions = topic.partitions().map(|(index, _)| {
             let outcome = match core.catalog.partition_of(&topic, index) {
                 Ok(partition) => {
@@ -184,7 +188,8 @@ impl Admin {
         let before = match asked.before_offset {
             None => None,
             Some(offset) => Some(Offset::new(offset).ok_or_else(|| {
-                let message = format!("offset {offset}: leave it out to delete all that is committed");
+                let message =
+                    format!("offset {offset}: leave it out to delete all that is committed");
                 Failure::new(Reason::OffsetOutOfRange, message).at_field("before_offset")
             })?),
         };

@@ -12,14 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// A number of bytes shared by all who hold a clone. Fair: first come, first served, however large.
 #[derive(Debug, Clone)]
-pub struct ByteBudget {
+pub(super) struct ByteBudget {
     permits: Arc<Semaphore>,
     total: usize,
 }
 
 /// The right to hold some bytes; given back when dropped.
 #[derive(Debug)]
-pub struct BytePermit {
+pub(super) struct BytePermit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -27,14 +27,14 @@ pub struct BytePermit {
 
 impl ByteBudget {
     /// A budget of `total` bytes, at least one and at most what a semaphore counts.
-    pub fn new(total: usize) -> Self {
+    pub(super) fn new(total: usize) -> Self {
         let total = total.clamp(1, Semaphore::MAX_PERMITS);
         Self { permits: Arc::new(Semaphore::new(total)), total }
     }
 
     /// The right to `bytes`, if they are free and nobody waits. More than the whole budget counts
     /// as all of it, so that nothing is too large to pass, alone.
-    pub fn try_take(&self, bytes: usize) -> Option<BytePermit> {
+    pub(super) fn try_take(&self, bytes: usize) -> Option<BytePermit> {
         let permit = Arc::clone(&self.permits).try_acquire_many_owned(self.clamp(bytes)).ok()?;
         Some(BytePermit { _permit: permit })
     }
@@ -42,19 +42,19 @@ impl ByteBudget {
     /// As [`ByteBudget::try_take`], but waits its turn.
     ///
     /// Cancel safe; dropped, it loses its place in the line.
-    pub async fn take(self, bytes: usize) -> BytePermit {
+    pub(super) async fn take(self, bytes: usize) -> BytePermit {
         let bytes = self.clamp(bytes);
         let permit = self.permits.acquire_many_owned(bytes).await;
         BytePermit { _permit: permit.expect("a budget is never closed") }
     }
 
     /// Bytes taken now.
-    pub fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.total - self.permits.available_permits().min(self.total)
     }
 
     /// All of it.
-    pub fn total(&self) -> usize {
+    pub(super) fn total(&self) -> usize {
         self.total
     }
 

@@ -1,8 +1,8 @@
 //! What a client's batch may not be.
 
 use riverrun_proto::{
-    record::{BatchBuilder, BatchHeader, BatchOptions, HEADER_BYTES, ProducerStamp},
     ids::ProducerId,
+    record::{BatchBuilder, BatchHeader, BatchOptions, HEADER_BYTES, ProducerStamp},
     timestamp::Timestamp,
 };
 

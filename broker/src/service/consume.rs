@@ -24,8 +24,7 @@ impl ConsumeService for Consume {
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<v1::FetchResponse>, Status> {
         let handle = async |request, time| fetch_unary::fetch(&self.0, request, time).await;
-        let (response, permit) =
-            self.0.unary(Called::Fetch, request, handle).await?.into_inner();
+        let (response, permit) = self.0.unary(Called::Fetch, request, handle).await?.into_inner();
         let mut response = Response::new(response);
         if let Some(permit) = permit {
             response.extensions_mut().insert(Held::new(permit));

@@ -17,8 +17,7 @@ use riverrun_proto::{
 use super::status::Failure;
 use crate::{
     metadata::{Broker, Endpoint, Topic},
-    partition::{OffsetAt, OffsetSpec, PartitionOffsets, Produced},
-    replica::Durability,
+    partition::{Durability, OffsetAt, OffsetSpec, PartitionOffsets, Produced},
 };
 
 // === in ===
@@ -161,7 +160,9 @@ pub(super) fn codec(wire: i32) -> Result<Option<Codec>, Failure> {
 pub(super) fn batch_format(wire: i32) -> Result<(), Failure> {
     match v1::BatchFormat::try_from(wire) {
         Ok(v1::BatchFormat::Unspecified | v1::BatchFormat::KafkaV2) => Ok(()),
-        Err(_) => Err(Failure::invalid("format", format!("batch format {wire} does not exist here"))),
+        Err(_) => {
+            Err(Failure::invalid("format", format!("batch format {wire} does not exist here")))
+        }
     }
 }
 
@@ -169,7 +170,9 @@ pub(super) fn read_format(wire: i32) -> Result<Format, Failure> {
     match v1::ReadFormat::try_from(wire) {
         Ok(v1::ReadFormat::Unspecified | v1::ReadFormat::Records) => Ok(Format::Records),
         Ok(v1::ReadFormat::Encoded) => Ok(Format::Encoded),
-        Err(_) => Err(Failure::invalid("format", format!("read format {wire} does not exist here"))),
+        Err(_) => {
+            Err(Failure::invalid("format", format!("read format {wire} does not exist here")))
+        }
     }
 }
 
@@ -177,9 +180,10 @@ pub(super) fn read_format(wire: i32) -> Result<Format, Failure> {
 pub(super) fn isolation(wire: i32) -> Result<(), Failure> {
     match v1::IsolationLevel::try_from(wire) {
         Ok(_) => Ok(()),
-        Err(_) => {
-            Err(Failure::invalid("isolation", format!("isolation level {wire} does not exist here")))
-        }
+        Err(_) => Err(Failure::invalid(
+            "isolation",
+            format!("isolation level {wire} does not exist here"),
+        )),
     }
 }
 
@@ -203,7 +207,9 @@ pub(super) fn start(wire: Option<&v1::ReadFrom>) -> Result<Start, Failure> {
                 "start.edge",
                 "EDGE_COMMITTED is a group's place; this call has no group",
             )),
-            Err(_) => Err(Failure::invalid("start.edge", format!("edge {wire} does not exist here"))),
+            Err(_) => {
+                Err(Failure::invalid("start.edge", format!("edge {wire} does not exist here")))
+            }
         },
     }
 }
@@ -219,7 +225,8 @@ pub(super) fn read_place(wire: &v1::PartitionFrom) -> Result<ReadPlace, Failure>
 }
 
 pub(super) fn offset_spec(wire: Option<v1::offset_query::At>) -> Result<OffsetSpec, Failure> {
-    let missing = || Failure::invalid("at", "say which offset: edge, timestamp_ms or max_timestamp");
+    let missing =
+        || Failure::invalid("at", "say which offset: edge, timestamp_ms or max_timestamp");
     match wire.ok_or_else(missing)? {
         v1::offset_query::At::TimestampMs(ms) => {
             Ok(OffsetSpec::Timestamp(Timestamp::from_millis(ms)))

@@ -95,5 +95,8 @@ fn without_acks_no_offset_is_told() {
     assert_eq!((told.base_offset, told.last_offset), (Some(5), Some(9)));
     assert_eq!(told.durability, i32::from(v1::Durability::Disk));
     let silent = append_result(&produced, AckMode::None);
-    assert_eq!((silent.base_offset, silent.last_offset, silent.log_start_offset), (None, None, None));
+    assert_eq!(
+        (silent.base_offset, silent.last_offset, silent.log_start_offset),
+        (None, None, None)
+    );
 }

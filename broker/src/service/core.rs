@@ -56,6 +56,8 @@ pub(super) struct Core {
     pub(super) admission: ByteBudget,
     /// Large answers on their way.
     fetch_budget: ByteBudget,
+    /// Large messages on their way in.
+    pub(super) receive_budget: ByteBudget,
     pub(super) decoder: Decoder,
     registry: Arc<Registry>,
     topic_defaults: TopicDefaults,
@@ -69,6 +71,7 @@ pub(super) struct Core {
 /// Counters of bounds that were hit.
 pub(super) struct Hits {
     pub(super) admission: Bound,
+    pub(super) receiving: Bound,
     pub(super) stream_in_flight: Bound,
     pub(super) fetch_partitions: Bound,
     fetch_memory: Bound,
@@ -86,12 +89,15 @@ impl Core {
         let limits = env.limits;
         let admission = ByteBudget::new(limits.admission_bytes);
         let fetch_budget = ByteBudget::new(limits.fetch_memory_bytes);
+        let receive_budget = ByteBudget::new(limits.receive_bytes);
         let fetch_waiters = Arc::new(AtomicUsize::new(0));
         let hits = Hits {
             admission: watch_budget(bounds, "produce", &admission),
             fetch_memory: watch_budget(bounds, "fetch", &fetch_budget),
+            receiving: watch_budget(bounds, "receive", &receive_budget),
             fetch_waiters: bounds.watch("fetch.waiters.max", {
-                let (waiters, limit) = (Arc::clone(&fetch_waiters), limits.fetch_waiters_max as u64);
+                let (waiters, limit) =
+                    (Arc::clone(&fetch_waiters), limits.fetch_waiters_max as u64);
                 move || Usage { used: waiters.load(Ordering::Relaxed) as u64, limit }
             }),
             stream_in_flight: watch_limit(
@@ -124,6 +130,7 @@ impl Core {
             hits,
             admission,
             fetch_budget,
+            receive_budget,
             decoder: Decoder::new(limits.decode_jobs_max),
             registry: env.registry,
             auto_create: env.auto_create,

@@ -75,10 +75,8 @@ fn control_batches_are_stepped_over() {
         0,
         Timestamp::from_millis(0),
     );
-    let control = RecordBatch::validate(control)
-        .unwrap()
-        .stamp(at(3), LeaderEpoch::ZERO, None)
-        .to_bytes();
+    let control =
+        RecordBatch::validate(control).unwrap().stamp(at(3), LeaderEpoch::ZERO, None).to_bytes();
     let batches = [stored(0, 3, Codec::None, 0), control.clone(), stored(4, 1, Codec::None, 0)];
     let decoded = decode(&batches, at(0), at(5), usize::MAX).unwrap();
     assert_eq!(offsets(&decoded), [0, 1, 2, 4]);

@@ -88,6 +88,10 @@ impl From<Failure> for End {
 }
 
 /// What a step waited for.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is taken apart at once"
+)]
 enum Woken {
     Request(Result<Option<v1::FetchStreamRequest>, Status>),
     Piece(Piece),
@@ -139,6 +143,8 @@ impl FetchStream {
             let requests = (!self.half_closed).then_some(&mut self.requests);
             match opened.wait(&self.core, requests, heartbeat.as_mut()).await {
                 Woken::Request(Ok(Some(request))) => {
+                    // However fast requests come, others get their turn.
+                    tokio::task::consume_budget().await;
                     if let Some(answer) = opened.take_request(&self.core, request)? {
                         self.answers.push_back(answer);
                     }

@@ -64,7 +64,12 @@ pub(super) async fn fetch(
     let _ = timeout(time, poll.gather(core, max_wait)).await;
     let permit = match poll.bytes {
         0..=PACK_TARGET_BYTES => None,
-        large => Some(core.fetch_memory(large).await),
+        large => {
+            let memory = timeout(time, core.fetch_memory(large)).await;
+            Some(memory.map_err(|_| {
+                Failure::throttled("too many large answers are on their way; try again")
+            })?)
+        }
     };
     let partitions = poll.answers.into_iter().map(|answer| answer.data).collect();
     Ok((v1::FetchResponse { partitions }, permit))
@@ -229,18 +234,22 @@ mod tests {
         let mut data = v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
         merge(&mut data, piece(&["a", "b"], 2));
         merge(&mut data, piece(&["c"], 3));
-        assert_eq!(data, v1::PartitionData {
-            partition: Some(asked.clone()),
-            credit_bytes: 2,
-            ..piece(&["a", "b", "c"], 3)
-        });
+        assert_eq!(
+            data,
+            v1::PartitionData {
+                partition: Some(asked.clone()),
+                credit_bytes: 2,
+                ..piece(&["a", "b", "c"], 3)
+            }
+        );
 
         let before = data.clone();
         let error = convert::partition_error(None, v1::Error::default());
         merge(&mut data, error.clone());
         assert_eq!(data, before, "what was read comes first, the error with the next fetch");
 
-        let mut nothing = v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
+        let mut nothing =
+            v1::PartitionData { partition: Some(asked.clone()), ..Default::default() };
         merge(&mut nothing, error.clone());
         assert_eq!(nothing, v1::PartitionData { partition: Some(asked), ..error });
     }

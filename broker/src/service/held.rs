@@ -1,5 +1,5 @@
-//! What surrounds every call: a permit that lives as long as its answer, and the errors that tonic
-//! answers by itself, made ours.
+//! What surrounds every call: a budget for what is being received ([`Receiving`]), a permit that
+//! lives as long as its answer, and the errors that tonic answers by itself, made ours.
 //!
 //! tonic refuses a request that is too large with OUT_OF_RANGE, where every other gRPC says
 //! RESOURCE_EXHAUSTED, and one that cannot be decoded with INTERNAL. Both would reach the client
@@ -23,6 +23,7 @@ use tower::{Layer, Service};
 use super::{
     admission::BytePermit,
     core::Core,
+    receiving::Receiving,
     status::{Failure, REASON_TRAILER},
 };
 
@@ -92,6 +93,10 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let ours = request.uri().path().starts_with(OUR_PATHS);
         let core = Arc::clone(&self.core);
+        let request = match ours {
+            true => request.map(|body| Body::new(Receiving::new(body, &core))),
+            false => request,
+        };
         let call = self.service.call(request);
         Box::pin(async move {
             let mut response = call.await?;
@@ -100,7 +105,9 @@ where
             }
             let held = response.extensions_mut().remove::<Held>();
             Ok(match held.and_then(|held| held.0.lock().take()) {
-                Some(permit) => response.map(|body| Body::new(HeldBody { body, _permit: Some(permit) })),
+                Some(permit) => {
+                    response.map(|body| Body::new(HeldBody { body, _permit: Some(permit) }))
+                }
                 None => response,
             })
         })

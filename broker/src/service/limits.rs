@@ -12,7 +12,10 @@ use crate::config::{ByteSize, Config};
 pub struct Limits {
     /// Bytes of batches received and not yet answered, broker-wide (`produce.admission.percent`).
     pub admission_bytes: usize,
-    /// How long a unary produce waits for them (`produce.admission.wait.ms`).
+    /// Bytes of unusually large messages being received, broker-wide: half as much again, since a
+    /// message is held here until its batches are admitted.
+    pub receive_bytes: usize,
+    /// How long a unary produce waits for admission (`produce.admission.wait.ms`).
     pub admission_wait: Duration,
     /// Unanswered bytes of one ProduceStream (`produce.stream.in.flight.bytes`).
     pub stream_in_flight_bytes: usize,
@@ -73,6 +76,7 @@ impl Limits {
         let (produce, fetch) = (&config.produce, &config.fetch);
         Self {
             admission_bytes: memory.percent(produce.admission_percent).as_usize(),
+            receive_bytes: memory.percent(produce.admission_percent / 2).as_usize(),
             admission_wait: produce.admission_wait_ms,
             stream_in_flight_bytes: produce.stream_in_flight_bytes.as_usize(),
             stream_in_flight_batches: 8192,

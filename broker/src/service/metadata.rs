@@ -61,12 +61,17 @@ impl Metadata {
         }
     }
 
-    async fn topics(&self, request: v1::GetTopicsRequest) -> Result<v1::GetTopicsResponse, Failure> {
+    async fn topics(
+        &self,
+        request: v1::GetTopicsRequest,
+    ) -> Result<v1::GetTopicsResponse, Failure> {
         let core = &self.0;
         let named = request.topics.len() + request.topic_ids.len();
         if named > core.limits.topics_per_request_max {
-            let message =
-                format!("{named} topics in one call; at most {}", core.limits.topics_per_request_max);
+            let message = format!(
+                "{named} topics in one call; at most {}",
+                core.limits.topics_per_request_max
+            );
             return Err(Failure::invalid("topics", message));
         }
         if named == 0 {
@@ -152,7 +157,9 @@ impl Metadata {
                 v1::TopicResult {
                     name,
                     topic_id: id.unwrap_or_default(),
-                    outcome: Some(v1::topic_result::Outcome::Error(core.catalog.wire_error(&failure))),
+                    outcome: Some(v1::topic_result::Outcome::Error(
+                        core.catalog.wire_error(&failure),
+                    )),
                 }
             }
         }

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   connections × connection window │ HTTP/2, before anything is looked at
-//!   streams × one message           │ being received or sent
+//!   streams × one usual message     │ being received or sent
+//!   receive budget                  │ larger messages being received           receiving.rs
 //!   produce budget                  │ batches received and not yet answered    admission.rs
 //!   fetch budget                    │ answers larger than a usual message      core.rs
 //! ```
@@ -20,7 +21,7 @@
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `deadline`, [`limits`] | what all calls share |
-//! | `connections`, `held` | what surrounds them |
+//! | `connections`, `held`, `receiving` | what surrounds them |
 
 mod admin;
 mod admission;
@@ -43,6 +44,7 @@ mod produce_stream;
 mod produce_unary;
 mod read_from;
 mod reading;
+mod receiving;
 mod record_batches;
 mod resolve;
 mod status;

@@ -170,7 +170,9 @@ impl ProduceStream {
             if let Some(acks) = self.take_acks() {
                 return Some(Ok(Response::Acks(acks)));
             }
-            if self.reading == Reading::Ended && self.waiting.is_empty() && self.in_flight.is_empty()
+            if self.reading == Reading::Ended
+                && self.waiting.is_empty()
+                && self.in_flight.is_empty()
             {
                 return self.failure.take().map(Err);
             }
@@ -182,7 +184,11 @@ impl ProduceStream {
                         self.place(append, permit);
                     }
                 }
-                Woken::Request(request) => self.take_request(request),
+                Woken::Request(request) => {
+                    // However fast requests come, others get their turn.
+                    tokio::task::consume_budget().await;
+                    self.take_request(request);
+                }
                 Woken::Drain => {
                     self.reading = Reading::Draining;
                     self.drain_over = Some(Box::pin(sleep(self.core.limits.drain_read_wait)));
@@ -370,7 +376,8 @@ impl ProduceStream {
             let outcome = match outcome {
                 Ok(produced) => {
                     if !produced.duplicate {
-                        let records = produced.last_offset.next().distance_from(produced.base_offset);
+                        let records =
+                            produced.last_offset.next().distance_from(produced.base_offset);
                         sent.of.traffic.observe_produced(records, sent.bytes as u64);
                     }
                     v1::produce_stream_ack::Outcome::Result(convert::append_result(&produced, mode))

@@ -4,12 +4,7 @@
 //! Batches of one partition are appended one after the other, each after the one before was
 //! answered, so that a refused one is not overtaken; partitions go side by side.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prost::Message;
@@ -89,7 +84,9 @@ pub(super) async fn produce(
             Ok(place) => {
                 let batch = &plan.batches[place.batch];
                 match &outcomes[place.batch] {
-                    Ok(produced) => Ok(record_ack(batch.partition, *place, produced.as_ref(), mode)),
+                    Ok(produced) => {
+                        Ok(record_ack(batch.partition, *place, produced.as_ref(), mode))
+                    }
                     Err(failure) => Err(failure.clone()),
                 }
             }
@@ -97,7 +94,9 @@ pub(super) async fn produce(
         v1::RecordResult {
             outcome: Some(match outcome {
                 Ok(ack) => v1::record_result::Outcome::Ack(ack),
-                Err(failure) => v1::record_result::Outcome::Error(core.catalog.wire_error(&failure)),
+                Err(failure) => {
+                    v1::record_result::Outcome::Error(core.catalog.wire_error(&failure))
+                }
             }),
         }
     });
@@ -159,7 +158,8 @@ async fn append_all(
     plan: &Plan,
     manner: &Manner,
 ) -> Vec<Result<Option<Produced>, Failure>> {
-    let mut outcomes: Vec<Option<Result<Option<Produced>, Failure>>> = vec![None; plan.batches.len()];
+    let mut outcomes: Vec<Option<Result<Option<Produced>, Failure>>> =
+        vec![None; plan.batches.len()];
     let mut failed: HashMap<PartitionIndex, Failure> = HashMap::new();
     for round in 0..plan.rounds() {
         let mut sent = Vec::new();
@@ -264,7 +264,9 @@ fn record_ack(
         offset: offset.map(|offset| offset.get()),
         timestamp_ms: time.map(|time| time.as_millis()),
         duplicate: told.is_some_and(|p| p.duplicate),
-        durability: told.map_or(v1::Durability::Unspecified, |p| convert::wire_durability(p.durability)).into(),
+        durability: told
+            .map_or(v1::Durability::Unspecified, |p| convert::wire_durability(p.durability))
+            .into(),
         replicas: told.map_or(0, |p| p.replicas),
     }
 }

@@ -42,7 +42,10 @@ pub(super) struct ReadData {
 #[derive(Debug)]
 pub(super) enum ReadStop {
     /// The reader's past is not the log's.
-    Diverging { epoch: LeaderEpoch, end: Offset },
+    Diverging {
+        epoch: LeaderEpoch,
+        end: Offset,
+    },
     Failed(Box<Failure>),
 }
 
@@ -62,7 +65,8 @@ pub(super) async fn read(
     spec: ReadSpec,
 ) -> Result<ReadData, ReadStop> {
     let refined = |failure: Failure| ReadStop::from(catalog.refine(failure, partition.id().topic));
-    let from = read_from::resolve(partition, spec.start, spec.leader_epoch).await.map_err(refined)?;
+    let from =
+        read_from::resolve(partition, spec.start, spec.leader_epoch).await.map_err(refined)?;
     let fetch = Fetch {
         from,
         max_bytes: spec.max_bytes,
@@ -135,8 +139,7 @@ impl ReadStop {
     ) -> v1::PartitionData {
         let (outcome, next_offset) = match self {
             Self::Diverging { epoch, end } => {
-                let diverging =
-                    v1::Diverging { leader_epoch: epoch.get(), end_offset: end.get() };
+                let diverging = v1::Diverging { leader_epoch: epoch.get(), end_offset: end.get() };
                 (v1::partition_data::Outcome::Diverging(diverging), None)
             }
             Self::Failed(failure) => {

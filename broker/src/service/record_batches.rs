@@ -79,8 +79,12 @@ pub(super) fn plan(
     batch_bytes_max: usize,
     now: Timestamp,
 ) -> Plan {
-    let options =
-        BatchOptions { codec, size_budget: batch_bytes_max, bytes_max: batch_bytes_max, ..BatchOptions::default() };
+    let options = BatchOptions {
+        codec,
+        size_budget: batch_bytes_max,
+        bytes_max: batch_bytes_max,
+        ..BatchOptions::default()
+    };
     let mut plan = Plan::default();
     let mut open: Vec<Open> = Vec::new();
     let mut compressor = Compressor::new();
@@ -98,8 +102,7 @@ pub(super) fn plan(
         if appended == Err(AppendError::Full) {
             slot.rounds += 1;
             let next = plan.reserve(partition, slot.rounds);
-            let full =
-                std::mem::replace(&mut slot.builder, BatchBuilder::new(options.clone()));
+            let full = std::mem::replace(&mut slot.builder, BatchBuilder::new(options.clone()));
             plan.batches[slot.batch].bytes = full.finish_with(&mut compressor).0;
             slot.batch = next;
             appended = append(&mut slot.builder, timestamp, record);

@@ -43,8 +43,7 @@ fn keys_go_where_kafka_puts_them_and_the_rest_together() {
         .collect();
     // (murmur2 & 0x7fffffff) % 10 of Kafka's own test values, and of the empty key.
     let kafka = |hash: i32| (hash.cast_unsigned() & 0x7fff_ffff) % 10;
-    let expected =
-        [kafka(-790_332_482), 6, kafka(-973_932_308), kafka(275_646_681), 6];
+    let expected = [kafka(-790_332_482), 6, kafka(-973_932_308), kafka(275_646_681), 6];
     assert_eq!(partitions, expected);
     assert_eq!(plan.rounds(), 1);
 }

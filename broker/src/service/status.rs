@@ -117,11 +117,14 @@ impl Failure {
     pub(super) fn not_leader(leader: Option<BrokerId>, epoch: Option<LeaderEpoch>) -> Self {
         match leader {
             Some(broker) => {
-                let message = format!("this broker does not lead the partition; broker {broker} does");
+                let message =
+                    format!("this broker does not lead the partition; broker {broker} does");
                 Self::new(Reason::NotLeaderOrFollower, message).retriable().led_by(leader, epoch)
             }
-            None => Self::new(Reason::LeaderNotAvailable, "nobody leads the partition now; try again")
-                .retry_after(RETRY_SOON),
+            None => {
+                Self::new(Reason::LeaderNotAvailable, "nobody leads the partition now; try again")
+                    .retry_after(RETRY_SOON)
+            }
         }
     }
 
@@ -129,6 +132,12 @@ impl Failure {
     pub(super) fn opening() -> Self {
         Self::new(Reason::LeaderNotAvailable, "the partition is being opened; try again")
             .retry_after(RETRY_SOON)
+    }
+
+    /// This broker has the partition and cannot open it.
+    pub(super) fn unusable(why: &str) -> Self {
+        let message = format!("the partition could not be opened on this broker: {why}");
+        Self::new(Reason::KafkaStorageError, message)
     }
 
     /// The same call may succeed later.
@@ -209,7 +218,11 @@ impl Failure {
             definite: self.definite,
             retry_after: self.retry_after.map(super::convert::wire_duration),
             leader: self.leader.map(|leader| leader.hint(image)),
-            metadata: self.metadata.iter().map(|(k, v)| ((*k).to_owned(), cut(v).to_owned())).collect(),
+            metadata: self
+                .metadata
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), cut(v).to_owned()))
+                .collect(),
         }
     }
 
@@ -231,8 +244,10 @@ impl Failure {
             ERROR_TRAILER,
             tonic::metadata::MetadataValue::from_bytes(&error.encode_to_vec()),
         );
-        trailers
-            .insert(REASON_TRAILER, tonic::metadata::MetadataValue::from_static(self.reason.name()));
+        trailers.insert(
+            REASON_TRAILER,
+            tonic::metadata::MetadataValue::from_static(self.reason.name()),
+        );
         let code = self.reason.grpc_code(self.definite);
         Status::with_error_details_and_metadata(code, error.message, details, trailers)
     }
@@ -260,9 +275,9 @@ impl From<ProduceError> for Failure {
             ProduceError::NotLeader { leader, epoch, .. } => {
                 failure(Reason::NotLeaderOrFollower).retriable().led_by(leader, epoch)
             }
-            ProduceError::FencedLeaderEpoch { current, .. } => failure(Reason::FencedLeaderEpoch)
-                .retriable()
-                .with("current_leader_epoch", current),
+            ProduceError::FencedLeaderEpoch { current, .. } => {
+                failure(Reason::FencedLeaderEpoch).retriable().with("current_leader_epoch", current)
+            }
             ProduceError::UnknownLeaderEpoch { current, .. } => failure(Reason::UnknownLeaderEpoch)
                 .retry_after(RETRY_SOON)
                 .with("current_leader_epoch", current),
@@ -287,11 +302,9 @@ impl From<ProduceError> for Failure {
             ProduceError::InvalidProducerEpoch { current, .. } => {
                 failure(Reason::InvalidProducerEpoch).with("current_producer_epoch", current)
             }
-            ProduceError::TooManyProducers { max } => {
-                failure(Reason::ThrottlingQuotaExceeded)
-                    .retry_after(RETRY_LATER)
-                    .with("producers_max", max)
-            }
+            ProduceError::TooManyProducers { max } => failure(Reason::ThrottlingQuotaExceeded)
+                .retry_after(RETRY_LATER)
+                .with("producers_max", max),
             ProduceError::Unstorable(_) => failure(Reason::InvalidRecord),
             ProduceError::TimedOut { .. } => failure(Reason::RequestTimedOut).retriable(),
             ProduceError::StorageFull => failure(Reason::StorageFull).retry_after(RETRY_LATER),
@@ -316,9 +329,9 @@ impl From<FetchError> for Failure {
             FetchError::NotLeader { leader, epoch } => {
                 failure(Reason::NotLeaderOrFollower).retriable().led_by(leader, epoch)
             }
-            FetchError::FencedLeaderEpoch { current, .. } => failure(Reason::FencedLeaderEpoch)
-                .retriable()
-                .with("current_leader_epoch", current),
+            FetchError::FencedLeaderEpoch { current, .. } => {
+                failure(Reason::FencedLeaderEpoch).retriable().with("current_leader_epoch", current)
+            }
             FetchError::UnknownLeaderEpoch { current, .. } => failure(Reason::UnknownLeaderEpoch)
                 .retry_after(RETRY_SOON)
                 .with("current_leader_epoch", current),
@@ -396,7 +409,9 @@ impl From<TopicError> for Failure {
         let failure = |reason| Self::new(reason, message);
         match error {
             TopicError::Name(error) => error.into(),
-            TopicError::Exists { id, .. } => failure(Reason::TopicAlreadyExists).with("topic_id", id),
+            TopicError::Exists { id, .. } => {
+                failure(Reason::TopicAlreadyExists).with("topic_id", id)
+            }
             TopicError::Unknown(_) => failure(Reason::UnknownTopicOrPartition).at_field("topic"),
             TopicError::OtherTopic { found, .. } => {
                 failure(Reason::UnknownTopicId).at_field("topic_id").with("topic_id", found)
@@ -441,15 +456,22 @@ impl From<QuorumError> for Failure {
             QuorumError::StorageFull => failure(Reason::StorageFull).retry_after(RETRY_LATER),
             QuorumError::StorageFailed(_) => failure(Reason::KafkaStorageError),
             QuorumError::OutcomeUnknown(_) => failure(Reason::UnknownServerError),
-            QuorumError::ShuttingDown => failure(Reason::BrokerShuttingDown).retry_after(RETRY_SOON),
+            QuorumError::ShuttingDown => {
+                failure(Reason::BrokerShuttingDown).retry_after(RETRY_SOON)
+            }
         }
     }
 }
 
-/// What tonic says of a request that it could not make a message of.
+/// What tonic says of a request that it could not make a message of; or we, before tonic saw it.
 impl From<&Status> for Failure {
     fn from(status: &Status) -> Self {
         let message = status.message();
+        if let Some(reason) = status.metadata().get(REASON_TRAILER)
+            && let Some(reason) = reason.to_str().ok().and_then(Reason::from_name)
+        {
+            return Self::new(reason, message).retry_after(RETRY_LATER);
+        }
         match status.code() {
             Code::OutOfRange | Code::ResourceExhausted => Self::new(
                 Reason::MessageTooLarge,

@@ -39,8 +39,7 @@ fn every_produce_error_says_what_a_producer_may_do() {
         side: "before",
         key: "message.timestamp.before.max.ms",
     };
-    let out_of_order =
-        ProduceError::OutOfOrderSequence { producer_id: 1, given: 9, expected: 4 };
+    let out_of_order = ProduceError::OutOfOrderSequence { producer_id: 1, given: 9, expected: 4 };
     let old_epoch = ProduceError::InvalidProducerEpoch { producer_id: 1, given: 0, current: 1 };
     let fenced = ProduceError::FencedLeaderEpoch { given: epoch(1), current: epoch(2) };
     let unknown = ProduceError::UnknownLeaderEpoch { given: epoch(3), current: epoch(2) };
@@ -76,13 +75,9 @@ fn every_produce_error_says_what_a_producer_may_do() {
 fn every_fetch_error_says_what_a_reader_may_do() {
     use Code::*;
     let nobody = FetchError::NotLeader { leader: None, epoch: None };
-    let range = FetchError::OutOfRange {
-        offset: at(9),
-        log_start_offset: at(1),
-        log_end_offset: at(5),
-    };
-    let corrupt =
-        FetchError::Corrupt { offset: at(4), next_offset: at(6), what: "crc".into() };
+    let range =
+        FetchError::OutOfRange { offset: at(9), log_start_offset: at(1), log_end_offset: at(5) };
+    let corrupt = FetchError::Corrupt { offset: at(4), next_offset: at(6), what: "crc".into() };
     let fenced = FetchError::FencedLeaderEpoch { given: epoch(1), current: epoch(2) };
     let unknown = FetchError::UnknownLeaderEpoch { given: epoch(3), current: epoch(2) };
     #[rustfmt::skip]
@@ -135,10 +130,8 @@ fn every_bad_batch_is_named() {
         assert_eq!(failure.reason(), reason, "{name}");
         check(&failure, reason, !RETRY, DEFINITE, Code::InvalidArgument);
     }
-    let bomb = BatchError::DecompressionBomb {
-        codec: riverrun_proto::record::Codec::Zstd,
-        limit: 1,
-    };
+    let bomb =
+        BatchError::DecompressionBomb { codec: riverrun_proto::record::Codec::Zstd, limit: 1 };
     check(&bomb.into(), Reason::InvalidRecord, !RETRY, DEFINITE, Code::InvalidArgument);
 }
 

@@ -135,7 +135,12 @@ impl Subscriptions {
 
     /// Adds a partition, or moves it to another place; it is no longer paused then. Returns its
     /// token.
-    pub(super) fn set(&mut self, partition: &Arc<Partition>, topic: &TopicRef, place: Place) -> u64 {
+    pub(super) fn set(
+        &mut self,
+        partition: &Arc<Partition>,
+        topic: &TopicRef,
+        place: Place,
+    ) -> u64 {
         let id = partition.id();
         // Another token: what is being read for the old place finds nobody. And a partition that
         // stopped may have been closed and opened anew: the new one is watched.
@@ -304,8 +309,10 @@ impl Subscriptions {
         let ReadDone { token, turn, outcome } = done;
         let subscription = self.all.get_mut(&token).filter(|s| s.turn == turn)?;
         subscription.reading = false;
-        let partition =
-            v1::TopicPartition { topic: subscription.topic.clone(), ..wire_partition(subscription.id) };
+        let partition = v1::TopicPartition {
+            topic: subscription.topic.clone(),
+            ..wire_partition(subscription.id)
+        };
         match outcome {
             Ok(data) => {
                 subscription.start = Start::At(data.next_offset);

@@ -28,5 +28,5 @@ pub use logging::{LoggingError, init_logging};
 pub use partitions::{PartitionSample, register_partitions};
 pub use registry::{CONTENT_TYPE, Registry};
 pub use requests::{OpenGuard, Request, RequestMetrics};
-pub use storage::{DiskSample, StorageMetrics};
+pub use storage::{DiskSample, LogCounter, StorageMetrics};
 pub use topics::{OTHER_TOPICS, TopicMetrics, TopicTraffic};

@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::DescriptorEncoder,
-    metrics::{counter::Counter, histogram::Histogram},
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, histogram::Histogram},
     registry::Unit,
 };
 
@@ -44,9 +44,6 @@ const FSYNC_BUCKETS: [f64; 14] = [
 pub struct StorageMetrics {
     append: Histogram,
     fsync: Histogram,
-    rolled: Counter,
-    deleted: Counter,
-    failures: Counter,
 }
 
 /// The state of the data directory and its disk.
@@ -63,26 +60,13 @@ pub struct DiskSample {
 }
 
 impl StorageMetrics {
-    /// Registers `riverrun_append_duration_seconds`, `riverrun_fsync_duration_seconds`,
-    /// `riverrun_storage_segments_{rolled,deleted}_total` and
-    /// `riverrun_storage_append_failures_total`.
+    /// Registers `riverrun_append_duration_seconds` and `riverrun_fsync_duration_seconds`.
     pub fn register(registry: &Registry) -> Self {
-        let metrics = Self {
-            append: Histogram::new(APPEND_BUCKETS),
-            fsync: Histogram::new(FSYNC_BUCKETS),
-            rolled: Counter::default(),
-            deleted: Counter::default(),
-            failures: Counter::default(),
-        };
+        let metrics =
+            Self { append: Histogram::new(APPEND_BUCKETS), fsync: Histogram::new(FSYNC_BUCKETS) };
         let help = "Time to append a batch to the log, without the wait for disk and replicas";
         registry.register_seconds("append_duration", help, metrics.append.clone());
         registry.register_seconds("fsync_duration", "Time of one sync", metrics.fsync.clone());
-        let help = "Segments sealed because of size or age";
-        registry.register("storage_segments_rolled", help, metrics.rolled.clone());
-        let help = "Segments deleted by retention or DeleteRecords";
-        registry.register("storage_segments_deleted", help, metrics.deleted.clone());
-        let help = "Appends that the disk refused; nothing was written";
-        registry.register("storage_append_failures", help, metrics.failures.clone());
         metrics
     }
 
@@ -93,29 +77,47 @@ impl StorageMetrics {
         registry.collect("storage_disk", Disk(Box::new(read)));
     }
 
+    /// Registers `riverrun_log_<what>_total` for each counter of the log. `read` is asked at every
+    /// scrape.
+    pub fn watch_log(
+        registry: &Registry,
+        read: impl Fn() -> Vec<LogCounter> + Send + Sync + 'static,
+    ) {
+        registry.collect("log", LogActivity(Box::new(read)));
+    }
+
     /// A batch was appended.
     pub fn observe_append(&self, elapsed: Duration) {
         self.append.observe(elapsed.as_secs_f64());
-    }
-
-    /// The disk refused an append.
-    pub fn observe_append_failure(&self) {
-        self.failures.inc();
     }
 
     /// A sync returned, well or not.
     pub fn observe_fsync(&self, elapsed: Duration) {
         self.fsync.observe(elapsed.as_secs_f64());
     }
+}
 
-    /// A segment was sealed and the next one begun.
-    pub fn observe_roll(&self) {
-        self.rolled.inc();
+/// A counter of the log: name, meaning, value.
+pub type LogCounter = (&'static str, &'static str, u64);
+
+struct LogActivity(Box<dyn Fn() -> Vec<LogCounter> + Send + Sync>);
+
+impl fmt::Debug for LogActivity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogActivity")
     }
+}
 
-    /// Segments were deleted.
-    pub fn observe_deleted(&self, segments: u64) {
-        self.deleted.inc_by(segments);
+impl Collector for LogActivity {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, value) in (self.0)() {
+            let name = format!("log_{name}");
+            let counter = ConstCounter::new(value);
+            let family =
+                encoder.encode_descriptor(&name, help.trim(), None, MetricType::Counter)?;
+            counter.encode(family)?;
+        }
+        Ok(())
     }
 }
 
@@ -166,16 +168,12 @@ mod tests {
         StorageMetrics::watch_disk(&registry, move || disk);
         metrics.observe_append(Duration::from_micros(3));
         metrics.observe_fsync(Duration::from_micros(300));
-        metrics.observe_append_failure();
-        metrics.observe_roll();
-        metrics.observe_deleted(3);
+        StorageMetrics::watch_log(&registry, || vec![("rolls", " Segments begun.", 3)]);
         let text = registry.encode();
         for line in [
             "riverrun_append_duration_seconds_bucket{le=\"0.000005\"} 1",
             "riverrun_fsync_duration_seconds_count 1",
-            "riverrun_storage_append_failures_total 1",
-            "riverrun_storage_segments_rolled_total 1",
-            "riverrun_storage_segments_deleted_total 3",
+            "riverrun_log_rolls_total 3",
             "riverrun_storage_disk_total_bytes 100",
             "riverrun_storage_disk_free_bytes 7",
             "riverrun_storage_disk_free_space_alert 1",

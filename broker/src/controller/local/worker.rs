@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use super::{INBOX_PROPOSALS, LocalOptions, Proposal, Shared};
+use super::{LocalOptions, Proposal, Shared};
 use crate::{
     controller::{
         error::QuorumError,
@@ -22,7 +22,6 @@ use crate::{
 pub(super) struct Worker {
     store: MetaStore,
     shared: Arc<Shared>,
-    proposals: mpsc::Receiver<Proposal>,
     options: LocalOptions,
     /// A snapshot is due at this entry, or at this size of the log.
     snapshot_due: MetadataOffset,
@@ -34,7 +33,6 @@ impl Worker {
     pub(super) fn new(
         store: MetaStore,
         shared: Arc<Shared>,
-        proposals: mpsc::Receiver<Proposal>,
         leads: watch::Sender<Option<Leader>>,
         options: LocalOptions,
     ) -> Self {
@@ -43,7 +41,6 @@ impl Worker {
             snapshot_due_bytes: 0,
             store,
             shared,
-            proposals,
             options,
             leads,
         };
@@ -53,22 +50,14 @@ impl Worker {
     }
 
     pub(super) fn run(mut self) {
-        let mut failed = None;
-        while failed.is_none()
-            && let Some(first) = self.proposals.blocking_recv()
-        {
-            let mut group = vec![first];
-            while group.len() < INBOX_PROPOSALS
-                && let Ok(proposal) = self.proposals.try_recv()
-            {
-                group.push(proposal);
+        while let Some(group) = self.shared.inbox.take() {
+            if let Err(failed) = self.commit(group).and_then(|()| self.snapshot_if_due()) {
+                self.leads.send_replace(None);
+                self.refuse_all(&failed);
+                return;
             }
-            failed = self.commit(group).and_then(|()| self.snapshot_if_due()).err();
         }
         self.leads.send_replace(None);
-        if let Some(failed) = failed {
-            self.refuse_all(&failed);
-        }
     }
 
     /// Writes a group, applies it, answers. An error is final.
@@ -142,11 +131,19 @@ impl Worker {
     }
 
     /// Nothing of these was written.
-    fn refuse_all(&mut self, failed: &Failed) {
-        self.proposals.close();
-        while let Some(proposal) = self.proposals.blocking_recv() {
+    fn refuse_all(&self, failed: &Failed) {
+        self.shared.inbox.close();
+        for proposal in self.shared.inbox.take().into_iter().flatten() {
             answer(proposal, Err(QuorumError::StorageFailed(failed.clone())));
         }
+    }
+}
+
+/// However the thread ends, nobody waits for it in vain.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.inbox.close();
+        drop(self.shared.inbox.take());
     }
 }
 
@@ -155,6 +152,9 @@ fn after(offset: MetadataOffset, entries: u64) -> MetadataOffset {
 }
 
 fn answer(proposal: Proposal, result: Result<Accepted, QuorumError>) {
+    let Proposal { answer, permit, .. } = proposal;
+    // Whoever was answered finds room for his next proposal.
+    drop(permit);
     // Whoever asked may have gone; the command stands all the same.
-    let _ = proposal.answer.send(result);
+    let _ = answer.send(result);
 }
