@@ -239,10 +239,7 @@ fn build(input: InputRecord, topic: &Arc<str>) -> Record {
 }
 
 /// Reads on a thread of its own: standard input may never end, and reading it cannot be given up.
-fn read_lines(
-    files: Vec<PathBuf>,
-    delimiter: String,
-) -> Result<mpsc::Receiver<Result<Chunk>>> {
+fn read_lines(files: Vec<PathBuf>, delimiter: String) -> Result<mpsc::Receiver<Result<Chunk>>> {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let files = if files.is_empty() { vec![PathBuf::from("-")] } else { files };
     // Found before anything is sent.

@@ -8,9 +8,7 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{
-    MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::source::Source;
 use crate::cli::output;
