@@ -19,9 +19,19 @@
 //! All calls block; none may be made on an async worker, save [`SegmentFile::append`] within the
 //! window and [`SegmentFile::try_slice`].
 
+pub mod buffers;
+#[cfg(test)]
+mod conformance;
+pub mod dir;
+mod extent;
 pub mod failure;
-pub mod mmap;
+pub mod file_system;
+pub mod limits;
+mod mapped_segment;
+pub mod maps;
+mod mmap;
 pub mod real;
+mod real_file;
 pub mod segment_file;
 pub mod sim;
 pub mod sync_point;
@@ -51,7 +61,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// directory is synced.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. One that is open as a segment is refused
+    /// ([`io::ErrorKind::ResourceBusy`]) where segments are mapped.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Moves a file or directory over `to`, atomically. Durable once the directory (both, if they
@@ -80,9 +91,16 @@ pub trait Disk: fmt::Debug + Send + Sync {
         mode: WriteMode,
     ) -> io::Result<Arc<dyn SegmentFile>>;
 
-    /// Opens a segment file whose bytes below `published` are valid and will never change. With
-    /// `Some(mode)` it can be appended to from there on, once [`SegmentFile::extend`]ed; with `None`
-    /// it is read-only.
+    /// Opens a segment file whose bytes below `published` are valid and will never change; fails if
+    /// the file has fewer. With `None` it is read-only; a handle that appends must have published
+    /// as much ([`io::ErrorKind::ResourceBusy`] otherwise, where segments are mapped).
+    ///
+    /// With `Some(mode)` it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
+    /// What the file has past `published` is cut off first: else a whole frame behind a torn one
+    /// could come back to life once new frames fill the gap. Another handle of the file that could
+    /// append cannot any more. While bytes past `published` may still be read through another
+    /// handle or a slice, this is refused ([`io::ErrorKind::ResourceBusy`]) where segments are
+    /// mapped.
     fn open_segment(
         &self,
         path: &Path,
@@ -123,6 +141,10 @@ pub trait File: fmt::Debug + Send + Sync {
 
     /// Fills `buf` from `position`; returns how many bytes there were.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// Fills `buf` from `position` if that needs no waiting for the device (the bytes are in the
+    /// page cache); `false` if it does, if the file ends before, or if the file system cannot tell.
+    fn read_cached_at(&self, buf: &mut [u8], position: u64) -> io::Result<bool>;
 
     /// Writes all parts, one after the other, at `position`. On error any prefix may be written.
     fn write_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<()>;
@@ -168,11 +190,12 @@ pub trait SegmentFile: fmt::Debug + Send + Sync {
     fn window(&self) -> u64;
 
     /// Appends all parts and publishes them (Release). Returns the position of the first byte.
+    /// After [`AppendError::Io`] the file takes no more appends: seal it and go on in a new one.
     fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError>;
 
-    /// Moves the window's end to at least `to`: allocates, and touches pages ahead of the writer so
-    /// that no append takes a page fault. Blocks; may run beside appends and reads. `ENOSPC` is
-    /// undone.
+    /// Moves the window's end to at least `to`: allocates and, for [`WriteMode::Map`], brings in
+    /// pages ahead of the writer so that no append takes a page fault. Blocks; may run beside
+    /// appends and reads. Undone on error, `ENOSPC` above all.
     fn extend(&self, to: u64) -> io::Result<()>;
 
     /// The `len` bytes at `position` if they are published and in memory: a view of the map or a
@@ -186,8 +209,12 @@ pub trait SegmentFile: fmt::Debug + Send + Sync {
     /// Makes everything appended before this call durable.
     fn sync(&self, point: SyncPoint) -> io::Result<()>;
 
+    /// No append is expected soon: gives back what was allocated past `published`, and the map if
+    /// there is one. The window is empty until the next [`SegmentFile::extend`]. Blocks.
+    fn release_window(&self) -> io::Result<()>;
+
     /// No more appends: gives back what was allocated past `published`. Slices stay valid, they
-    /// never reach past it.
+    /// never reach past it. A file that was opened read-only is left as it is. Blocks.
     fn seal(&self) -> io::Result<()>;
 }
 
@@ -203,7 +230,8 @@ pub enum AppendError {
     /// The file was sealed or opened read-only.
     #[error("the segment file takes no more appends")]
     Sealed,
-    /// The write failed; nothing was published.
+    /// The write failed; nothing was published, and the file is closed for appends, because what
+    /// lies past its published end is unknown.
     #[error("writing to the segment file failed")]
     Io(#[from] io::Error),
 }

@@ -62,7 +62,11 @@ impl Decompressor {
             Codec::Zstd => self.decompress_zstd(input, &mut output),
         };
         match result {
-            Ok(()) => Ok(output.bytes.into()),
+            Ok(()) => {
+                // Readers keep it: what counts against their budget is its length.
+                output.bytes.shrink_to_fit();
+                Ok(output.bytes.into())
+            }
             Err(Fault::Bomb) => Err(BatchError::DecompressionBomb { codec, limit }),
             Err(Fault::Damaged(detail)) => Err(BatchError::Decompress { codec, detail }),
         }

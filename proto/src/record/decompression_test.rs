@@ -85,6 +85,16 @@ fn output_memory_stays_within_the_limit() {
     }
 }
 
+#[test]
+fn what_is_kept_is_no_larger_than_it_says() {
+    for codec in CODECS {
+        for size in [1, 500, 40_000, MIB] {
+            let output = decompressed(codec, &compressed(codec, &sample(size)), MIB).unwrap();
+            assert_eq!(Vec::from(output).capacity(), size, "{codec}");
+        }
+    }
+}
+
 /// Sizes that the input declares are no reason to take memory: each of these few bytes promises
 /// gigabytes.
 #[test]
