@@ -41,4 +41,3 @@ pub use self::{
     record::{ConsumerRecord, Header, Record},
     topic::{Broker, Cluster, OffsetReset, Partition, Position, Topic, TopicPartition},
 };
-mod consumer_stub; pub use consumer_stub::*;
