@@ -147,6 +147,10 @@ uuid_id! {
     /// Identity of a data directory: a wiped disk is another one.
     DirectoryId
 }
+uuid_id! {
+    /// Identity of one run of a broker's process; each start draws another.
+    IncarnationId
+}
 
 /// Index of a partition within its topic, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -130,6 +130,39 @@ fn without_maps_left_all_goes_on_and_it_is_counted() {
 }
 
 #[test]
+fn maps_come_and_go_under_readers() {
+    let Some(place) = Place::new(bounds(100, 2)) else { return };
+    let segments: Vec<_> = (0..8).map(|n| place.sealed(n)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4_usize {
+            let (segments, disk) = (&segments, &place.disk);
+            scope.spawn(move || {
+                let mut kept = Vec::new();
+                for round in 0..2000_usize {
+                    let n = (round * (thread + 1) + round / 7) % segments.len();
+                    let (at, len) = ((round * 977) % 60_000, 1 + (round * 31) % 5000);
+                    let slice = segments[n].try_slice(at as u64, len);
+                    let bytes = match slice {
+                        Some(slice) => slice,
+                        None => segments[n].read(at as u64, len).unwrap(),
+                    };
+                    assert!(bytes.len() == len && bytes.iter().all(|byte| *byte == n as u8));
+                    if round % 50 == 0 {
+                        kept.push((n, bytes));
+                        disk.drop_idle_maps();
+                    }
+                }
+                for (n, bytes) in kept {
+                    assert!(bytes.iter().all(|byte| *byte == n as u8));
+                }
+            });
+        }
+    });
+    assert!(place.disk.map_counts().sealed <= 2);
+    assert!(place.disk.map_counts().evicted > 100, "they did go");
+}
+
+#[test]
 fn what_was_evicted_is_not_sliced_until_it_was_read() {
     let Some(place) = Place::new(bounds(100, 10)) else { return };
     drop(place.sealed(3));

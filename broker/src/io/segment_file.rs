@@ -138,3 +138,7 @@ pub(super) fn read_bytes(
     let read = file.read_at(&mut buffer, position)?;
     Ok(buffer.freeze().slice(..read))
 }
+
+#[cfg(test)]
+#[path = "segment_file_test.rs"]
+mod tests;

@@ -362,6 +362,23 @@ fn a_full_disk_fails_what_needs_room_and_changes_nothing() {
 }
 
 #[test]
+fn a_directory_that_is_lost_takes_its_files_and_their_blocks_with_it() {
+    let disk = SimDisk::new(1);
+    disk.create_dir(Path::new("/d")).unwrap();
+    let file = disk.create(Path::new("/d/f")).unwrap();
+    write(&*file, &[1; 9000], 0);
+    file.sync(SyncPoint::SegmentData).unwrap();
+    disk.sync_dir(Path::new("/d"), SyncPoint::SegmentCreatedDir).unwrap();
+    let found = disk.snapshot().power_loss(PowerCut::LoseUnsynced);
+    assert_eq!(names(&found, "/"), [""; 0]);
+    let Space { total, free } = found.space(Path::new("/")).unwrap();
+    assert_eq!(free, total);
+    disk.sync_dir(Path::new("/"), SyncPoint::PartitionDir).unwrap();
+    let found = disk.power_loss(PowerCut::LoseUnsynced);
+    assert_eq!(content(&found, "/d/f").unwrap(), [1; 9000]);
+}
+
+#[test]
 fn planned_faults_strike_once_where_they_can() {
     let disk = SimDisk::new(1);
     let file = create(&disk, A);

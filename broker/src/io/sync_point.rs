@@ -91,12 +91,24 @@ sync_points! {
     /// Directory: after the mark of a failed log directory got its name; as
     /// [`SyncPoint::FailureMark`].
     FailureMarkDir,
+    /// Directory: the data directory, after the metadata log's directory got its name and before
+    /// `meta.properties` is written. Without it a directory may have its identity and no log.
+    MetaFormatted,
     /// File: the metadata log, before a command counts as committed. Without it topics and producer
     /// id blocks that were acknowledged are gone, and an id is given out twice.
     MetaWal,
-    /// Directory: after a file of the metadata log was created, renamed or removed. Without it
-    /// committed commands may have no file.
+    /// File: what recovery kept of the metadata log, before it is believed. Without it a topic may
+    /// be shown, and have records, which the next power loss takes away.
+    MetaWalRecovered,
+    /// File: a new file of the metadata log, before the files it replaces are removed. Without it
+    /// the only log left may be torn.
+    MetaWalHeader,
+    /// Directory: after a file of the metadata log was created, before those it replaces are
+    /// removed. Without it committed commands may have no file.
     MetaWalDir,
+    /// Directory: after files of the metadata log were removed, before the next command. Without it
+    /// an old log may come back, and be taken for the newest where the newest is damaged.
+    MetaWalRemovedDir,
     /// File: a snapshot of the metadata image (temporary file, before the rename). Without it the
     /// log may be cut behind a snapshot that is empty.
     MetaSnapshot,

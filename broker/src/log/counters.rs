@@ -11,9 +11,9 @@ macro_rules! counters {
         }
 
         impl LogCounters {
-            /// All of them, by name.
-            pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name.get()),)+].into_iter()
+            /// All of them: name, meaning, value.
+            pub fn all(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),+), self.$name.get()),)+]
             }
         }
     };
@@ -79,6 +79,6 @@ mod tests {
     fn counters_have_names() {
         let counters = LogCounters::default();
         counters.rolls.add(2);
-        assert!(counters.all().any(|(name, n)| name == "rolls" && n == 2));
+        assert!(counters.all().iter().any(|(name, _, n)| *name == "rolls" && *n == 2));
     }
 }

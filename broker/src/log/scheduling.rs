@@ -163,7 +163,7 @@ impl Log {
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
     /// Nothing else may be under way. Readers live on.
-    pub fn start_close(mut self) -> LogWork {
+    pub fn start_close(&mut self) -> LogWork {
         self.flush.finish();
         if self.damage.is_some() || self.status.is_truncating {
             // What memory says is not what the files are; the next open looks again.

@@ -195,7 +195,7 @@ impl Driven {
         }
     }
 
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
         let done = self.log.start_close().run();
         assert!(done.error().is_none(), "{:?}", done.error());
     }

@@ -124,6 +124,11 @@ impl LogWork {
         LogWorkDone { generation, outcome }
     }
 
+    /// Whether it is a group commit, for metrics.
+    pub const fn is_flush(&self) -> bool {
+        matches!(self.kind, Kind::Flush(_))
+    }
+
     /// What it is, for logs and metrics.
     pub const fn name(&self) -> &'static str {
         match &self.kind {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::{
-    BatchError, BatchHeader, Codec, Decompressor, HEADER_BYTES, Records, TimestampType,
+    BatchError, BatchHeader, Codec, Decompressor, HEADER_BYTES, Records, TimestampType, crc,
     header::CRC_COVERS_FROM,
 };
 use crate::{epoch::LeaderEpoch, offset::Offset, timestamp::Timestamp};
@@ -43,7 +43,7 @@ impl RecordBatch {
     /// with the leader's; `None` leaves timestamps and their type as the producer wrote them.
     ///
     /// Copies the header, not the records. A new time changes bytes under the CRC: the new CRC is
-    /// the old one corrected for the changed header bytes, in a few hundred instructions and
+    /// the old one corrected for the changed header bytes, in a fraction of a microsecond and
     /// without a look at the records, so damage to them since they were checked stays detectable.
     ///
     /// The log has to have room for the batch's offsets after `base_offset`.
@@ -61,9 +61,8 @@ impl RecordBatch {
         header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
         let before = crc32c::crc32c(&self.bytes[CRC_COVERS_FROM..HEADER_BYTES]);
         let after = crc32c::crc32c(&header.encode()[CRC_COVERS_FROM..]);
-        // CRCs are linear: crc(head ++ body) = shift(crc(head), |body|) ^ crc(body).
         let body_bytes = self.bytes.len() - HEADER_BYTES;
-        header.crc = self.header.crc ^ crc32c::crc32c_combine(before ^ after, 0, body_bytes);
+        header.crc = crc::corrected(self.header.crc, before, after, body_bytes);
         self.stamped(header)
     }
 

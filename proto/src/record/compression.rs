@@ -230,6 +230,31 @@ mod tests {
         }
     }
 
+    /// snappy-java reads into blocks of a size it knows.
+    #[test]
+    fn snappys_blocks_are_small_enough_for_java() {
+        let mut out = vec![];
+        Compressor::new().compress(Codec::Snappy, None, &[7; 100_000], &mut out);
+        let (header, mut blocks) = out.split_at(16);
+        assert_eq!(header, b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
+        let mut sizes = vec![];
+        while let Some((length, rest)) = blocks.split_first_chunk() {
+            let (block, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+            sizes.push(snap::raw::decompress_len(block).unwrap());
+            blocks = rest;
+        }
+        assert_eq!(sizes, [32_768, 32_768, 32_768, 1_696]);
+    }
+
+    /// What Kafka's Java reader asks for: version 1, independent blocks of 64 KiB, no checksums.
+    #[test]
+    fn lz4s_frame_is_one_that_java_reads() {
+        let mut out = vec![];
+        Compressor::new().compress(Codec::Lz4, None, &[7; 100_000], &mut out);
+        assert_eq!(out[..6], [0x04, 0x22, 0x4d, 0x18, 0b0110_0000, 0x40]);
+        assert_eq!(out[out.len() - 4..], [0; 4], "the end mark");
+    }
+
     #[test]
     fn a_kept_compressor_gives_the_same_bytes_as_a_new_one() {
         let mut kept = Compressor::new();

@@ -101,3 +101,65 @@ pub fn control_batch(
     out[..HEADER_BYTES].copy_from_slice(&header.encode());
     out.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{RecordBatch, RecordView};
+
+    const AT: Timestamp = Timestamp::from_millis(99);
+
+    fn marker(kind: ControlKind) -> Bytes {
+        control_batch(kind, ProducerId::new(7).expect("not negative"), 3, 11, AT)
+    }
+
+    #[test]
+    fn markers_round_trip() {
+        for kind in [ControlKind::Abort, ControlKind::Commit, ControlKind::Unknown(5)] {
+            let batch = RecordBatch::validate(marker(kind)).unwrap();
+            let header = batch.header();
+            assert!(header.attributes.is_control() && header.attributes.is_transactional());
+            assert_eq!((header.producer_id, header.producer_epoch), (7, 3));
+            assert_eq!((header.base_sequence, header.producer()), (-1, None));
+            assert_eq!((header.base_timestamp, header.max_timestamp), (AT, AT));
+            let records = batch.records(0).unwrap();
+            let views: Vec<_> = records.iter().collect::<Result<_, _>>().unwrap();
+            assert_eq!(views.len(), 1);
+            let record = ControlRecord { kind, coordinator_epoch: Some(11) };
+            assert_eq!(ControlRecord::parse(&views[0]), Some(record));
+        }
+    }
+
+    #[test]
+    fn bytes_are_kafkas() {
+        let body = marker(ControlKind::Commit).slice(HEADER_BYTES..);
+        let due: &[u8] = &[32, 0, 0, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 11, 0];
+        assert_eq!(body, due);
+    }
+
+    #[test]
+    fn newer_versions_are_read_and_what_is_none_is_not() {
+        let parse = |key: Option<&[u8]>, value: Option<&[u8]>| {
+            let mut out = vec![];
+            let size = entry::EntrySize::of(0, 0, key, value, []);
+            entry::write_record(&mut out, size, 0, 0, key, value, []);
+            let entry = entry::read_record(&mut &out[..]).unwrap();
+            ControlRecord::parse(&RecordView {
+                offset: crate::offset::Offset::ZERO,
+                timestamp: AT,
+                key: entry.key,
+                value: entry.value,
+                headers: entry.headers,
+            })
+        };
+        let commit = |coordinator_epoch| {
+            Some(ControlRecord { kind: ControlKind::Commit, coordinator_epoch })
+        };
+        assert_eq!(parse(Some(&[0, 9, 0, 1, 5]), Some(&[0, 9, 0, 0, 0, 2, 6])), commit(Some(2)));
+        assert_eq!(parse(Some(&[0, 0, 0, 1]), None), commit(None));
+        assert_eq!(parse(Some(&[0, 0, 0, 1]), Some(&[0, 0, 0])), commit(None));
+        for key in [None, Some(&[][..]), Some(&[0, 0, 0]), Some(&[0xff, 0xff, 0, 1])] {
+            assert_eq!(parse(key, None), None, "{key:?}");
+        }
+    }
+}

@@ -3,8 +3,10 @@
 //! The output grows as bytes come out and is checked as it grows; sizes that the input declares
 //! are never trusted with memory. What is taken at most: the limit, for a moment another half of
 //! it while the output moves to a larger place, and the decoder's own state: about 50 KiB for
-//! gzip, 12 MiB for lz4 (two of the largest blocks), and for zstd a window of 8 MiB or the limit
-//! rounded up to a power of two, whichever is more.
+//! gzip, 12 MiB for lz4 (a few of the largest blocks), and for zstd a window. That is reserved as
+//! large as the frame declares, up to zstd's own bound of 128 MiB, which every level of every
+//! Kafka client needs; it is touched only as far as there is output, so it costs no more memory
+//! than the limit either.
 //!
 //! Accepted is what any Kafka client writes: gzip with several members, snappy with xerial's
 //! framing or none, lz4 and zstd with several frames. Truncated streams and trailing bytes are
@@ -26,11 +28,6 @@ const USUAL_RATIO: usize = 4;
 /// No snappy stream is shorter than 1/22 of its output: the best of its elements makes 64 bytes
 /// out of 3.
 const SNAPPY_RATIO_MAX: usize = 22;
-/// The window that every zstd decoder should support (RFC 8878, 3.1.1.1.2).
-const ZSTD_WINDOW_LOG_MIN: u32 = 23;
-/// The largest window of zstd's regular levels.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
-
 /// Decompresses records; keep one per thread of work: zstd's state is large.
 #[derive(Default)]
 pub struct Decompressor {
@@ -65,7 +62,11 @@ impl Decompressor {
             Codec::Zstd => self.decompress_zstd(input, &mut output),
         };
         match result {
-            Ok(()) => Ok(output.bytes.into()),
+            Ok(()) => {
+                // Readers keep it: what counts against their budget is its length.
+                output.bytes.shrink_to_fit();
+                Ok(output.bytes.into())
+            }
             Err(Fault::Bomb) => Err(BatchError::DecompressionBomb { codec, limit }),
             Err(Fault::Damaged(detail)) => Err(BatchError::Decompress { codec, detail }),
         }
@@ -73,16 +74,7 @@ impl Decompressor {
 
     fn decompress_zstd(&mut self, input: &[u8], output: &mut BoundedOutput) -> Result<(), Fault> {
         let context = self.zstd.get_or_insert_with(zstd_safe::DCtx::create);
-        // An error leaves the context in the middle of a frame.
-        context.reset(zstd_safe::ResetDirective::SessionAndParameters).map_err(zstd_fault)?;
-        let window_log = output
-            .limit
-            .next_power_of_two()
-            .ilog2()
-            .clamp(ZSTD_WINDOW_LOG_MIN, ZSTD_WINDOW_LOG_MAX);
-        context
-            .set_parameter(zstd_safe::DParameter::WindowLogMax(window_log))
-            .map_err(zstd_fault)?;
+        // Starts afresh, whatever state an error left the context in.
         output.read_all(zstd::stream::read::Decoder::with_context(input, context))
     }
 }
@@ -273,10 +265,6 @@ fn split_lz4_frame(input: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
 
 fn snappy_fault(error: snap::Error) -> Fault {
     Fault::Damaged(error.to_string())
-}
-
-fn zstd_fault(code: usize) -> Fault {
-    Fault::Damaged(zstd_safe::get_error_name(code).to_owned())
 }
 
 #[cfg(test)]

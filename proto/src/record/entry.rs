@@ -204,7 +204,8 @@ pub(super) fn read_record<'a>(input: &mut &'a [u8]) -> Result<Entry<'a>, RecordF
     };
     *input = rest;
     let Some((_attributes, fields)) = body.split_first() else {
-        return Err(RecordFault::Length { field: "record", length: 0, available: 0 });
+        let error = varint::VarintError::Truncated;
+        return Err(RecordFault::Number { field: "attributes", error });
     };
     body = fields;
     let timestamp_delta = varint::read_i64(&mut body)

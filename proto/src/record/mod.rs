@@ -47,13 +47,14 @@
 //!
 //! # Reading order
 //!
-//! `varint`, `header`, `batch`, `entry` (one record), `iter`, `builder`, `compression`,
+//! `varint`, `header`, `crc`, `batch`, `entry` (one record), `iter`, `builder`, `compression`,
 //! `decompression`, `control`, `error`.
 
 mod batch;
 mod builder;
 mod compression;
 mod control;
+mod crc;
 mod decompression;
 mod entry;
 mod error;

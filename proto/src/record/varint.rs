@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn what_is_no_number_is_an_error_and_takes_nothing() {
         use VarintError::{TooLong, Truncated};
-        let cases: [(&[u8], Result<i32, VarintError>, Result<i64, VarintError>); 9] = [
+        type Case = (&'static [u8], Result<i32, VarintError>, Result<i64, VarintError>);
+        let cases: [Case; 9] = [
             (&[], Err(Truncated), Err(Truncated)),
             (&[0x80], Err(Truncated), Err(Truncated)),
             (&[0x80; 4], Err(Truncated), Err(Truncated)),

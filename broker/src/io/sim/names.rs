@@ -91,6 +91,20 @@ impl Names {
         Self { current: names.clone(), durable: names, pending: Vec::new() }
     }
 
+    /// Forgets the names in directories that have none themselves: a directory that was lost took
+    /// its content with it.
+    pub(super) fn forget_unreachable(&mut self, root: Inode) {
+        let mut reached = BTreeSet::from([root]);
+        let mut next = vec![root];
+        while let Some(dir) = next.pop() {
+            next.extend(
+                self.list(dir).map(|(_, inode)| inode).filter(|inode| reached.insert(*inode)),
+            );
+        }
+        Arc::make_mut(&mut self.current).retain(|(dir, _), _| reached.contains(dir));
+        self.durable = self.current.clone();
+    }
+
     /// Every inode that has a name.
     pub(super) fn named(&self) -> BTreeSet<Inode> {
         self.current.values().copied().collect()

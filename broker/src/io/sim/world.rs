@@ -80,14 +80,17 @@ impl State {
             PowerCut::Random(seed) => Rng::new(seed ^ self.rng.clone().next()),
             _ => self.rng.clone(),
         };
-        let names = self.names.after(cut, &mut rng);
+        let mut names = self.names.after(cut, &mut rng);
+        names.forget_unreachable(ROOT);
         let mut nodes = self.nodes.clone();
         for node in nodes.values_mut() {
             if let Some(content) = &mut node.file {
                 *content = Arc::new(content.after(cut, &mut rng));
             }
         }
-        Self { nodes, names, next: self.next, rng }.without_handles()
+        let mut state = Self { nodes, names, next: self.next, rng }.without_handles();
+        state.nodes.retain(|_, node| node.named);
+        state
     }
 
     /// The state a killed process leaves: all of it, nobody has it open.

@@ -1,0 +1,170 @@
+//! What can only be wrong between keys: each of them is fine, together they are not.
+
+use std::net::SocketAddr;
+
+use super::{
+    Config,
+    load::Origins,
+    problem::{Origin, Problem, Problems},
+    units::ByteSize,
+};
+
+/// A problem between keys: the key to report it at, what is wrong, what would be right.
+type Finding = (&'static str, String, &'static str);
+
+impl Config {
+    /// Checks what lies between keys, for a configuration made in code; one that was loaded has
+    /// been checked.
+    pub fn check(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        self.check_with(&Origins::new(), &mut problems);
+        problems.or(())
+    }
+
+    pub(super) fn check_with(&self, origins: &Origins, problems: &mut Problems) {
+        for (key, what, right) in self.findings() {
+            let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+            problems.push(Problem { origin, key: key.to_owned(), what, right: right.to_owned() });
+        }
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        self.exposure(&mut findings);
+        self.addresses(&mut findings);
+        self.memory(&mut findings);
+        self.windows(&mut findings);
+        self.topics(&mut findings);
+        findings
+    }
+
+    /// Who can reach the broker.
+    fn exposure(&self, findings: &mut Vec<Finding>) {
+        let network = &self.network;
+        if network.insecure {
+            return;
+        }
+        let listens = [
+            ("network.grpc.listen", network.grpc_listen),
+            ("network.http.listen", network.http_listen),
+        ];
+        for (key, address) in listens {
+            if !address.ip().to_canonical().is_loopback() {
+                findings.push((
+                    key,
+                    format!(
+                        "{address} can be reached from other machines, and this version has \
+                        neither TLS nor authentication: whoever reaches it can read, write and \
+                        delete everything"
+                    ),
+                    "listen on 127.0.0.1, or accept that with --insecure (network.insecure = true)",
+                ));
+            }
+        }
+    }
+
+    /// Where the broker listens and what clients dial.
+    fn addresses(&self, findings: &mut Vec<Finding>) {
+        let network = &self.network;
+        if collide(network.grpc_listen, network.http_listen) {
+            findings.push((
+                "network.http.listen",
+                format!("{} is the gRPC port already", network.http_listen),
+                "give it a port of its own, such as 9191",
+            ));
+        }
+        if network.grpc_listen.ip().is_unspecified() && network.advertised_host.is_none() {
+            findings.push((
+                "network.advertised.host",
+                format!("clients would be told to dial {}", network.grpc_listen.ip()),
+                "set it to the name or address by which clients reach this broker",
+            ));
+        }
+    }
+
+    /// Who gets the memory budget.
+    fn memory(&self, findings: &mut Vec<Finding>) {
+        if let Some(what) = self.broker.memory_budget.too_small() {
+            findings.push(("broker.memory.budget", what, "give it more, or leave it at 25%"));
+        }
+        let shares = [
+            self.produce.admission_percent,
+            self.fetch.memory_percent,
+            self.fetch.cold_read_percent,
+        ];
+        let sum: u32 = shares.into_iter().map(u32::from).sum();
+        if sum > 100 {
+            findings.push((
+                "produce.admission.percent",
+                format!("with fetch.memory.percent and fetch.cold.read.percent it makes {sum}%"),
+                "the three shares of the memory budget must not exceed 100 together",
+            ));
+        }
+    }
+
+    /// Windows that fit into one another.
+    fn windows(&self, findings: &mut Vec<Finding>) {
+        let network = &self.network;
+        if network.http2_stream_window_bytes > network.http2_connection_window_bytes {
+            findings.push((
+                "network.http2.stream.window.bytes",
+                too_large(
+                    network.http2_stream_window_bytes,
+                    "network.http2.connection.window.bytes",
+                    network.http2_connection_window_bytes,
+                ),
+                "a stream's window is part of its connection's",
+            ));
+        }
+        if self.produce.stream_in_flight_bytes > network.http2_connection_window_bytes {
+            findings.push((
+                "produce.stream.in.flight.bytes",
+                too_large(
+                    self.produce.stream_in_flight_bytes,
+                    "network.http2.connection.window.bytes",
+                    network.http2_connection_window_bytes,
+                ),
+                "keep it below, so that one stream cannot block its connection",
+            ));
+        }
+        if self.log.window_bytes_min > self.log.window_bytes_max {
+            findings.push((
+                "log.window.bytes.min",
+                too_large(
+                    self.log.window_bytes_min,
+                    "log.window.bytes.max",
+                    self.log.window_bytes_max,
+                ),
+                "windows grow from the least to the most",
+            ));
+        }
+    }
+
+    /// Defaults of topics that no topic could have.
+    fn topics(&self, findings: &mut Vec<Finding>) {
+        if let Some(what) = self.topic.segments_too_small() {
+            findings.push((
+                "topic.segment.bytes",
+                what,
+                "raise it, or lower topic.max.message.bytes",
+            ));
+        }
+        if self.topic.resolve(1).min_insync_replicas > 1 {
+            findings.push((
+                "topic.min.insync.replicas",
+                "topics have one replica each in this version".to_owned(),
+                "leave it at majority, which is 1 of 1",
+            ));
+        }
+    }
+}
+
+/// Whether two sockets cannot both be bound.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_ip
+}
+
+fn too_large(size: ByteSize, limit_key: &str, limit: ByteSize) -> String {
+    format!("{size} is more than {limit_key}, {limit}")
+}

@@ -1,0 +1,41 @@
+//! `[produce]`: what producers may have on its way, and what the broker remembers of them.
+
+use std::time::Duration;
+
+use super::{section::section, units::ByteSize};
+
+section! {
+    /// What producers may have on its way, and what the broker remembers of them.
+    pub struct ProduceConfig in "produce";
+
+    /// Share of the memory budget for batches received and not yet acknowledged. When it is used
+    /// up, streams are not read and unary calls wait.
+    "admission.percent" => admission_percent: u8 = 50, in 5 => 90;
+
+    /// How long a unary call waits for admission before it is told to come back later
+    /// (RESOURCE_EXHAUSTED with a delay).
+    "admission.wait.ms" => admission_wait_ms: Duration = Duration::from_secs(5),
+        in Duration::ZERO => Duration::from_secs(60);
+
+    /// Unacknowledged bytes of one ProduceStream, announced to the client when it opens. Below the
+    /// HTTP/2 connection window, so that acks and other calls still pass. A single larger batch is
+    /// let through alone.
+    "stream.in.flight.bytes" => stream_in_flight_bytes: ByteSize = ByteSize::mib(8),
+        in ByteSize::kib(64) => ByteSize::gib(1);
+
+    /// Produce calls waiting for their records to commit, on the whole broker.
+    "waiters.max" => waiters_max: u32 = 100_000, in 16 => 10_000_000;
+
+    /// How long the broker waits for replicas and disk where the client named no time.
+    "ack.timeout.ms" => ack_timeout_ms: Duration = Duration::from_secs(30),
+        in Duration::from_millis(100) => Duration::from_secs(3600);
+
+    /// Idempotent producers remembered per partition, about 1 KiB each when busy. Past it the one
+    /// unused for longest is forgotten: its retries are refused rather than written twice.
+    "producers.per.partition.max" => producers_per_partition_max: u32 = 10_000, in 1 => 100_000;
+
+    /// A producer that wrote nothing for so long is forgotten (Kafka's key and default). Must
+    /// exceed the longest time that clients retry.
+    "producer.id.expiration.ms" => producer_id_expiration_ms: Duration =
+        Duration::from_secs(86_400), in Duration::from_secs(1) => Duration::from_secs(30 * 86_400);
+}

@@ -1,0 +1,54 @@
+//! What the cluster decides: the metadata log, and the decisions written to it.
+//!
+//! ```text
+//!   service ─► Controller ── decides on the image (topics, placement: pure) ──► Command
+//!                  │                                                              │ propose
+//!                  │ reply                                                        ▼
+//!                  └──────────────── MetaQuorum: log, sync, apply, publish ───────┘
+//!                                        │
+//!                                        └─► Subscription: image, then deltas in order ─► partition
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | [`handle`] | [`Controller`]: create, delete, grow, alter |
+//! | [`topics`], [`placement`] | what is decided, pure |
+//! | [`producer_ids`] | producer ids in blocks |
+//! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
+//! | [`local`] | [`LocalQuorum`]: one node |
+//! | [`subscription`] | images and deltas for those who follow |
+//! | `store`, `wal`, `frame` | the log on disk: directory, file, bytes |
+//! | [`meta_properties`] | whose data directory it is; formatting |
+//! | [`error`] | what can go wrong |
+//!
+//! # Starting
+//! [`MetaProperties::open_or_format`], [`LocalQuorum::open`], propose a
+//! [`RegisterBroker`](crate::metadata::command::RegisterBroker) with this process's incarnation, then
+//! [`MetaQuorum::subscribe`] and run what [`Subscription::start`] shows. The registration comes
+//! first: it moves every partition this broker leads into a leader epoch in which nothing was
+//! written yet.
+
+pub mod error;
+mod frame;
+#[cfg(test)]
+mod golden_test;
+pub mod handle;
+pub mod local;
+pub mod meta_properties;
+pub mod placement;
+pub mod producer_ids;
+pub mod quorum;
+mod store;
+pub mod subscription;
+#[cfg(test)]
+pub(crate) mod test_support;
+pub mod topics;
+mod wal;
+
+pub use error::{OpenError, QuorumError};
+pub use handle::{Controller, ControllerError, Mode};
+pub use local::{LocalOptions, LocalQuorum};
+pub use meta_properties::MetaProperties;
+pub use producer_ids::ProducerIds;
+pub use quorum::{Accepted, Leader, MetaQuorum};
+pub use subscription::{Change, Subscription, Update};

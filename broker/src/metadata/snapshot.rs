@@ -1,0 +1,98 @@
+//! An image as bytes: for the disk, and for a broker that is too far behind for the log.
+//!
+//! ```text
+//!   magic "RRIMAGE\0" │ version u32 LE │ crc32 u32 LE over all that follows │ fields (see `wire`)
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+use thiserror::Error;
+
+use super::{
+    FeatureLevel, MetadataImage,
+    record::strict,
+    wire::{BadField, ImageV1},
+};
+
+const MAGIC: [u8; 8] = *b"RRIMAGE\0";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 16;
+
+/// Bytes that are no image, or none this binary can use.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SnapshotError {
+    /// Something else, or cut short.
+    #[error("this is no metadata snapshot")]
+    NoSnapshot,
+    /// Written by a newer binary.
+    #[error(
+        "the metadata snapshot has format version {0}, this binary knows {VERSION}: start the \
+         version of Riverrun that wrote it or a later one"
+    )]
+    NewerVersion(u32),
+    /// The log went on by rules this binary does not know.
+    #[error(
+        "the metadata snapshot is at feature level {0}, this binary knows levels up to {latest}: \
+         start the version of Riverrun that wrote it or a later one",
+        latest = FeatureLevel::LATEST
+    )]
+    NewerFeatureLevel(FeatureLevel),
+    /// Not the bytes that were written.
+    #[error("the metadata snapshot is corrupt: its checksum is {found:08x}, not {expected:08x}")]
+    Corrupt {
+        /// As stored.
+        expected: u32,
+        /// As computed.
+        found: u32,
+    },
+    /// Intact, and wrong all the same.
+    #[error("the metadata snapshot is malformed: {0}")]
+    Malformed(String),
+}
+
+/// The bytes of an image. Equal images make equal bytes.
+pub fn encode(image: &MetadataImage) -> Bytes {
+    let form = ImageV1::from(image);
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + form.encoded_len());
+    bytes.put_slice(&MAGIC);
+    bytes.put_u32_le(VERSION);
+    bytes.put_u32_le(0);
+    form.encode(&mut bytes).expect("a BytesMut grows");
+    let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
+    bytes[12..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    bytes.freeze()
+}
+
+/// The image that bytes hold, checked as a whole: a snapshot installed is believed from then on.
+pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
+    let Some((header, fields)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(SnapshotError::NoSnapshot);
+    };
+    let [m @ .., v0, v1, v2, v3, c0, c1, c2, c3] = *header;
+    if m != MAGIC {
+        return Err(SnapshotError::NoSnapshot);
+    }
+    let version = u32::from_le_bytes([v0, v1, v2, v3]);
+    if version != VERSION {
+        return Err(SnapshotError::NewerVersion(version));
+    }
+    let (expected, found) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32fast::hash(fields));
+    if expected != found {
+        return Err(SnapshotError::Corrupt { expected, found });
+    }
+    let form: ImageV1 = strict(fields).map_err(SnapshotError::Malformed)?;
+    let image = MetadataImage::try_from(form).map_err(|BadField(field)| {
+        SnapshotError::Malformed(format!("a {field} in it is invalid"))
+    })?;
+    if image.feature_level() > FeatureLevel::LATEST {
+        return Err(SnapshotError::NewerFeatureLevel(image.feature_level()));
+    }
+    match image.violation() {
+        None => Ok(image),
+        Some(violation) => Err(SnapshotError::Malformed(violation)),
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_test.rs"]
+mod tests;

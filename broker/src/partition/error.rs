@@ -1,0 +1,73 @@
+//! Why a read gave nothing.
+
+use riverrun_proto::{epoch::LeaderEpoch, ids::BrokerId, offset::Offset};
+use thiserror::Error;
+
+/// Why a fetch gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum FetchError {
+    /// This broker does not lead the partition.
+    #[error("this broker does not lead the partition")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<BrokerId>,
+        /// The newest epoch this broker knows.
+        epoch: Option<LeaderEpoch>,
+    },
+    /// The client's leader epoch is older than the partition's.
+    #[error("leader epoch {given} is fenced, the partition is in {current}; refresh the metadata")]
+    FencedLeaderEpoch {
+        /// The client's.
+        given: LeaderEpoch,
+        /// The partition's.
+        current: LeaderEpoch,
+    },
+    /// The client's leader epoch is newer than this broker has heard of.
+    #[error("leader epoch {given} is not known here yet, the newest is {current}; try again")]
+    UnknownLeaderEpoch {
+        /// The client's.
+        given: LeaderEpoch,
+        /// The partition's, as far as this broker knows.
+        current: LeaderEpoch,
+    },
+    /// Below the log start offset or past the log end offset.
+    #[error("offset {offset} is outside the log, which has {log_start_offset} to {log_end_offset}")]
+    OutOfRange {
+        /// The one asked for.
+        offset: Offset,
+        /// Where the log starts.
+        log_start_offset: Offset,
+        /// Where it ends.
+        log_end_offset: Offset,
+    },
+    /// What is stored there is not what was written.
+    #[error("the log is corrupt at offset {offset}: {what}")]
+    Corrupt {
+        /// Where.
+        offset: Offset,
+        /// The first offset past the damage.
+        next_offset: Offset,
+        /// What is wrong.
+        what: String,
+    },
+    /// The log directory failed.
+    #[error("the log directory failed: {why}")]
+    StorageFailed {
+        /// What happened.
+        why: String,
+    },
+    /// The partition is closing: the broker stops or the topic was deleted.
+    #[error("the partition is closing")]
+    Closing,
+}
+
+/// Why an offset could not be told, or the log start not moved.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum OffsetsError {
+    /// As for a fetch.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A new leader does not know yet what the one before it had committed.
+    #[error("the high watermark of this leader epoch is not known yet; try again")]
+    NotAvailable,
+}

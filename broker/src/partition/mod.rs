@@ -1,0 +1,48 @@
+//! One partition on this broker: the only place where the log and the protocol meet.
+//!
+//! # The life of a produce
+//! 1. `service` validates a batch and hands it to [`Partition::produce`] with a [`Ticket`].
+//! 2. Under the partition's lock, on the caller's thread, in this order: may it be written (leader,
+//!    epoch, min ISR, size, time, producer sequence)? Then it gets the next offset, goes into the
+//!    log's window, and [`crate::replica::Replica::step`] says what that commits.
+//! 3. If the log is not ready (a roll, a window to extend) the batch parks, in order, while the work
+//!    runs on the [`IoPool`]; whatever comes after it parks behind it.
+//! 4. Where acks wait for the disk, a flush starts unless one is under way: all batches that arrive
+//!    meanwhile share the next one (group commit).
+//! 5. The flush comes back as an event, the high watermark moves, waiters are answered, readers are
+//!    woken ([`watch`]). Tickets are answered after the lock is let go of.
+//!
+//! # The life of a fetch
+//! Readers take no lock: the high watermark is an atomic, the log's segments are a snapshot. What is
+//! in memory is sliced at once ([`Partition::read`]), what is not is read on the pool within a byte
+//! budget.
+//!
+//! The lock is never held across an await, a sync, a roll or a cold read.
+
+mod error;
+pub mod housekeeping;
+mod order;
+mod owner;
+mod pool;
+mod produce;
+mod read;
+pub mod registry;
+mod settings;
+mod waiters;
+pub mod watch;
+
+pub use error::{FetchError, OffsetsError};
+pub use owner::{Partition, PartitionEnv, PartitionOffsets};
+pub use pool::{IoPool, Lane};
+pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
+pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
+pub use settings::Settings;
+
+pub use crate::replica::Durability;
+
+#[cfg(test)]
+mod produce_test;
+#[cfg(test)]
+mod read_test;
+#[cfg(test)]
+mod test_support;

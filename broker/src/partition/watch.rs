@@ -1,0 +1,185 @@
+//! Who wants to know that a high watermark moved: epoll for partitions.
+//!
+//! A reader of many partitions owns one [`ReadySet`] and registers a slot of it with each partition.
+//! When a partition's high watermark moves, it marks the slot and wakes the reader, once, however
+//! often it moves before the reader looks. Nobody waits on a thousand channels, and a partition
+//! wakes nobody who was woken already.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The ready partitions of one reader. Bounded by its registrations.
+#[derive(Debug, Default)]
+pub struct ReadySet {
+    ready: Mutex<Vec<Arc<Slot>>>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Slot {
+    token: u64,
+    /// In `ready` already; cleared before the reader looks at the partition, so that no move after
+    /// that look goes unnoticed.
+    marked: AtomicBool,
+}
+
+impl ReadySet {
+    /// An empty set.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Waits until a slot is ready and moves the tokens of all that are into `tokens`.
+    ///
+    /// Cancel safe: dropped before it is ready, no token is lost.
+    pub async fn ready(&self, tokens: &mut Vec<u64>) {
+        loop {
+            if self.take_ready(tokens) {
+                return;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// The tokens of all ready slots, without waiting; whether there were any.
+    pub fn take_ready(&self, tokens: &mut Vec<u64>) -> bool {
+        let mut ready = self.ready.lock();
+        for slot in ready.drain(..) {
+            slot.marked.store(false, Ordering::Release);
+            tokens.push(slot.token);
+        }
+        !tokens.is_empty()
+    }
+
+    fn mark(&self, slot: &Arc<Slot>) {
+        if !slot.marked.swap(true, Ordering::AcqRel) {
+            self.ready.lock().push(Arc::clone(slot));
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// The readers of one partition.
+#[derive(Default)]
+pub(super) struct Watchers {
+    all: Mutex<Vec<Watcher>>,
+    /// Saves the lock where nobody watches.
+    some: AtomicBool,
+}
+
+struct Watcher {
+    set: Weak<ReadySet>,
+    slot: Arc<Slot>,
+}
+
+/// Ends the watch when dropped.
+pub struct Watch {
+    slot: Arc<Slot>,
+    watchers: Weak<Watchers>,
+}
+
+impl Watchers {
+    /// Marks `token` in `set` whenever the high watermark moves.
+    pub(super) fn register(self: &Arc<Self>, set: &Arc<ReadySet>, token: u64) -> Watch {
+        let slot = Arc::new(Slot { token, marked: AtomicBool::new(false) });
+        let mut all = self.all.lock();
+        all.push(Watcher { set: Arc::downgrade(set), slot: Arc::clone(&slot) });
+        self.some.store(true, Ordering::SeqCst);
+        Watch { slot, watchers: Arc::downgrade(self) }
+    }
+
+    /// The high watermark moved, or the partition closed.
+    pub(super) fn wake(&self) {
+        if !self.some.load(Ordering::SeqCst) {
+            return;
+        }
+        for watcher in self.all.lock().iter() {
+            if let Some(set) = watcher.set.upgrade() {
+                set.mark(&watcher.slot);
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.lock().len()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(watchers) = self.watchers.upgrade() {
+            let mut all = watchers.all.lock();
+            all.retain(|w| !Arc::ptr_eq(&w.slot, &self.slot));
+            watchers.some.store(!all.is_empty(), Ordering::SeqCst);
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("token", &self.slot.token).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Watchers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watchers").field("len", &self.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_is_woken_once_per_look() {
+        let set = ReadySet::new();
+        let watchers = Arc::new(Watchers::default());
+        let _first = watchers.register(&set, 1);
+        let second = watchers.register(&set, 2);
+        watchers.wake();
+        watchers.wake();
+        let mut tokens = Vec::new();
+        set.ready(&mut tokens).await;
+        assert_eq!(tokens, [1, 2]);
+        tokens.clear();
+        assert!(!set.take_ready(&mut tokens));
+
+        drop(second);
+        watchers.wake();
+        set.ready(&mut tokens).await;
+        assert_eq!(tokens, [1]);
+        assert_eq!(watchers.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_move_before_the_wait_is_not_missed() {
+        let set = ReadySet::new();
+        let watchers = Arc::new(Watchers::default());
+        let _watch = watchers.register(&set, 7);
+        let mut tokens = Vec::new();
+        watchers.wake();
+        set.ready(&mut tokens).await;
+        watchers.wake();
+        tokens.clear();
+        set.ready(&mut tokens).await;
+        assert_eq!(tokens, [7]);
+    }
+
+    #[test]
+    fn a_dropped_reader_costs_nothing() {
+        let watchers = Arc::new(Watchers::default());
+        let watch = watchers.register(&ReadySet::new(), 1);
+        watchers.wake();
+        drop(watch);
+        assert_eq!(watchers.len(), 0);
+    }
+}

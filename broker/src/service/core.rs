@@ -1,0 +1,332 @@
+//! What all calls share: the broker's parts, and the budgets of this service.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use riverrun_proto::{
+    ids::{BrokerId, ClusterId},
+    reason::Reason,
+    rpc::v1,
+};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::{
+    ServiceEnv,
+    admission::{ByteBudget, BytePermit},
+    convert::{self, TopicRef},
+    deadline,
+    decode::Decoder,
+    limits::Limits,
+    resolve::Catalog,
+    status::Failure,
+};
+use crate::{
+    clock::Clock,
+    config::{TopicConfig, TopicDefaults, TopicOverrides},
+    controller::{
+        Controller, ControllerError, Mode, ProducerIds,
+        topics::{NewTopic, TopicError},
+    },
+    metadata::Topic,
+    partition::registry::Registry,
+    shutdown::Shutdown,
+    telemetry::{Bound, Bounds, Request as Called, RequestMetrics, Usage},
+};
+
+/// See the module.
+pub(super) struct Core {
+    pub(super) broker: BrokerId,
+    pub(super) cluster: ClusterId,
+    pub(super) limits: Limits,
+    pub(super) catalog: Catalog,
+    pub(super) controller: Controller,
+    pub(super) producer_ids: ProducerIds,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) shutdown: Shutdown,
+    pub(super) requests: RequestMetrics,
+    pub(super) hits: Hits,
+    /// Batches received and not yet answered.
+    pub(super) admission: ByteBudget,
+    /// Large answers on their way.
+    fetch_budget: ByteBudget,
+    /// Large messages on their way in.
+    pub(super) receive_budget: ByteBudget,
+    pub(super) decoder: Decoder,
+    registry: Arc<Registry>,
+    topic_defaults: TopicDefaults,
+    auto_create: bool,
+    /// Unary fetches that wait.
+    fetch_waiters: Arc<AtomicUsize>,
+    /// Where the next keyless unary produce goes.
+    turn: AtomicU32,
+}
+
+/// Counters of bounds that were hit.
+pub(super) struct Hits {
+    pub(super) admission: Bound,
+    pub(super) receiving: Bound,
+    pub(super) stream_in_flight: Bound,
+    pub(super) fetch_partitions: Bound,
+    fetch_memory: Bound,
+    fetch_waiters: Bound,
+}
+
+/// A unary fetch that waits; counted until dropped.
+#[derive(Debug)]
+pub(super) struct FetchWaiter(Arc<AtomicUsize>);
+
+// === impl Core ===
+
+impl Core {
+    pub(super) fn new(env: ServiceEnv, bounds: &Bounds) -> Self {
+        let limits = env.limits;
+        let admission = ByteBudget::new(limits.admission_bytes);
+        let fetch_budget = ByteBudget::new(limits.fetch_memory_bytes);
+        let receive_budget = ByteBudget::new(limits.receive_bytes);
+        let fetch_waiters = Arc::new(AtomicUsize::new(0));
+        let hits = Hits {
+            admission: watch_budget(bounds, "produce", &admission),
+            fetch_memory: watch_budget(bounds, "fetch", &fetch_budget),
+            receiving: watch_budget(bounds, "receive", &receive_budget),
+            fetch_waiters: bounds.watch("fetch.waiters.max", {
+                let (waiters, limit) =
+                    (Arc::clone(&fetch_waiters), limits.fetch_waiters_max as u64);
+                move || Usage { used: waiters.load(Ordering::Relaxed) as u64, limit }
+            }),
+            stream_in_flight: watch_limit(
+                bounds,
+                "produce.stream.in.flight.bytes",
+                limits.stream_in_flight_bytes,
+            ),
+            fetch_partitions: watch_limit(
+                bounds,
+                "fetch.partitions.max",
+                limits.fetch_partitions_max,
+            ),
+        };
+        let catalog = Catalog::new(
+            env.broker,
+            Arc::clone(env.controller.quorum()),
+            Arc::clone(&env.registry),
+            env.topics,
+        );
+        Self {
+            broker: env.broker,
+            cluster: env.cluster,
+            catalog,
+            topic_defaults: env.controller.policy().defaults.clone(),
+            controller: env.controller,
+            producer_ids: env.producer_ids,
+            clock: env.clock,
+            shutdown: env.shutdown,
+            requests: env.requests,
+            hits,
+            admission,
+            fetch_budget,
+            receive_budget,
+            decoder: Decoder::new(limits.decode_jobs_max),
+            registry: env.registry,
+            auto_create: env.auto_create,
+            fetch_waiters,
+            turn: AtomicU32::new(0),
+            limits,
+        }
+    }
+
+    /// Runs one unary call: refuses it while draining, bounds its time, counts it, and makes its
+    /// failure a status.
+    pub(super) async fn unary<Req, Resp>(
+        &self,
+        called: Called,
+        request: Request<Req>,
+        handle: impl AsyncFnOnce(Req, Duration) -> Result<Resp, Failure>,
+    ) -> Result<Response<Resp>, Status> {
+        let began = self.clock.monotonic();
+        let (metadata, _, request) = request.into_parts();
+        let outcome = match self.shutdown.is_draining() {
+            true => Err(Failure::draining()),
+            false => handle(request, self.time_for(&metadata)).await,
+        };
+        self.requests.observe(called, self.clock.monotonic().duration_since(began));
+        outcome.map(Response::new).map_err(|failure| {
+            self.requests.observe_error(called, failure.reason());
+            self.catalog.status(&failure)
+        })
+    }
+
+    fn time_for(&self, metadata: &MetadataMap) -> Duration {
+        deadline::time_for(metadata, self.limits.request_timeout)
+    }
+
+    /// The first request of a stream; `None` if the client ended it without one.
+    pub(super) async fn first_request<T>(
+        &self,
+        requests: &mut Streaming<T>,
+    ) -> Result<Option<T>, Failure> {
+        if self.shutdown.is_draining() {
+            return Err(Failure::draining());
+        }
+        match timeout(self.limits.request_timeout, requests.message()).await {
+            Ok(Ok(first)) => Ok(first),
+            Ok(Err(status)) => Err(Failure::from(&status)),
+            Err(_) => Err(Failure::timed_out("no `open` came; it must be the first request")),
+        }
+    }
+
+    /// Admission of a unary produce: waits its turn, but not forever.
+    pub(super) async fn admit(&self, bytes: usize, time: Duration) -> Result<BytePermit, Failure> {
+        if let Some(permit) = self.admission.try_take(bytes) {
+            return Ok(permit);
+        }
+        self.hits.admission.hit();
+        let wait = self.limits.admission_wait.min(time);
+        timeout(wait, self.admission.clone().take(bytes)).await.map_err(|_| {
+            Failure::throttled(format!(
+                "the broker holds {} bytes of batches that are not yet answered, its limit \
+                 (produce.admission.percent); slow down",
+                self.admission.used()
+            ))
+        })
+    }
+
+    /// Memory for a large answer.
+    pub(super) async fn fetch_memory(&self, bytes: usize) -> BytePermit {
+        if let Some(permit) = self.fetch_budget.try_take(bytes) {
+            return permit;
+        }
+        self.hits.fetch_memory.hit();
+        self.fetch_budget.clone().take(bytes).await
+    }
+
+    /// The right to wait for records; `None` if too many wait already.
+    pub(super) fn fetch_waiter(&self) -> Option<FetchWaiter> {
+        let waiter = FetchWaiter(Arc::clone(&self.fetch_waiters));
+        if self.fetch_waiters.fetch_add(1, Ordering::Relaxed) >= self.limits.fetch_waiters_max {
+            self.hits.fetch_waiters.hit();
+            return None;
+        }
+        Some(waiter)
+    }
+
+    /// The topic a request names; made, if it does not exist and `may_create` and the configuration
+    /// allow that.
+    pub(super) async fn topic(
+        &self,
+        named: &TopicRef,
+        may_create: bool,
+    ) -> Result<Arc<Topic>, Failure> {
+        let failure = match self.catalog.topic(named) {
+            Ok(topic) => return Ok(topic),
+            Err(failure) => failure,
+        };
+        let (Some(name), true, Reason::UnknownTopicOrPartition) =
+            (&named.name, may_create && self.auto_create, failure.reason())
+        else {
+            return Err(failure);
+        };
+        let new = NewTopic { name: name.to_string(), ..NewTopic::default() };
+        match self.controller.create_topic(&new, Mode::Apply).await {
+            // Somebody else just made it.
+            Ok(_) | Err(ControllerError::Topic(TopicError::Exists { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.wait_applied().await;
+        self.catalog.topic(named)
+    }
+
+    /// Waits until what the metadata log says now holds on this broker: a topic just made can be
+    /// written to.
+    pub(super) async fn wait_applied(&self) {
+        self.registry.wait_applied(self.catalog.image().offset()).await;
+    }
+
+    /// Runs a change of the cluster within the call's time. It may be carried out even so.
+    pub(super) async fn within<T>(
+        &self,
+        time: Duration,
+        change: impl Future<Output = Result<T, ControllerError>>,
+    ) -> Result<T, Failure> {
+        match timeout(time, change).await {
+            Ok(outcome) => outcome.map_err(Failure::from),
+            Err(_) => {
+                let message = "the controller did not answer in time; the change may yet be made";
+                Err(Failure::timed_out(message).indefinite())
+            }
+        }
+    }
+
+    /// Refuses a request that names too many partitions.
+    pub(super) fn check_partition_count(
+        &self,
+        count: usize,
+        field: &'static str,
+    ) -> Result<(), Failure> {
+        let max = self.limits.partitions_per_request_max;
+        if count > max {
+            let message = format!("{count} partitions in one call; at most {max}");
+            return Err(Failure::invalid(field, message));
+        }
+        Ok(())
+    }
+
+    /// A topic as clients see it.
+    pub(super) fn wire_topic(&self, topic: &Topic) -> v1::Topic {
+        convert::wire_topic(topic, self.topic_config(topic).max_message_bytes.as_usize())
+    }
+
+    /// A topic's configuration in force.
+    pub(super) fn topic_config(&self, topic: &Topic) -> TopicConfig {
+        let replicas = u32::try_from(topic.replication_factor()).unwrap_or(u32::MAX);
+        self.topic_overrides(topic).resolve(&self.topic_defaults, replicas)
+    }
+
+    /// What a topic sets; nothing where it was stored by a version that knew other keys.
+    pub(super) fn topic_overrides(&self, topic: &Topic) -> TopicOverrides {
+        TopicOverrides::from_stored(&topic.configs).unwrap_or_default()
+    }
+
+    /// What topics that set nothing are like.
+    pub(super) fn topic_defaults(&self) -> &TopicDefaults {
+        &self.topic_defaults
+    }
+
+    /// Numbers that go round: where keyless records go next.
+    pub(super) fn next_turn(&self) -> u32 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Drop for FetchWaiter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("broker", &self.broker)
+            .field("admission", &self.admission)
+            .finish_non_exhaustive()
+    }
+}
+
+fn watch_budget(bounds: &Bounds, pool: &'static str, budget: &ByteBudget) -> Bound {
+    let budget = budget.clone();
+    bounds.watch_pool(pool, move || Usage {
+        used: budget.used() as u64,
+        limit: budget.total() as u64,
+    })
+}
+
+/// A limit of each stream or call: only hits are counted, nothing is taken from a common stock.
+fn watch_limit(bounds: &Bounds, key: &'static str, limit: usize) -> Bound {
+    bounds.watch(key, move || Usage { used: 0, limit: limit as u64 })
+}

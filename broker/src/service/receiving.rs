@@ -1,0 +1,202 @@
+//! Messages on their way in, before anybody has seen them.
+//!
+//! tonic collects a message until it is whole, and while it does so it gives the HTTP/2 windows back
+//! as it goes: a client that begins many large messages and finishes none would hold as much memory
+//! as it likes. So whatever is larger than a usual message takes its bytes from a budget, broker-wide,
+//! as soon as its length is known, and keeps them until the next message of its stream begins, which
+//! is when the handler has taken over (and has admission of its own). Past the budget such a message
+//! is refused; waiting would not do, since what waits keeps the connection's window from those that
+//! would finish.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use riverrun_proto::limits::PACK_TARGET_BYTES;
+use tonic::{Status, body::Body};
+
+use super::{
+    admission::{ByteBudget, BytePermit},
+    core::Core,
+    status::Failure,
+};
+
+/// Compression flag and length in front of each message of a gRPC stream.
+const PREFIX_BYTES: usize = 5;
+/// A message packed towards the usual size, with its last batch and envelope, takes no permit: it is
+/// part of what a stream costs.
+pub(super) const USUAL_BYTES: usize = 4 * PACK_TARGET_BYTES;
+
+/// A request's body that takes from the budget for large messages.
+pub(super) struct Receiving {
+    body: Body,
+    core: Arc<Core>,
+    messages: Messages,
+}
+
+/// Where one message ends and the next begins.
+#[derive(Debug)]
+struct Messages {
+    budget: ByteBudget,
+    prefix: [u8; PREFIX_BYTES],
+    prefix_filled: usize,
+    /// Bytes of the message under way that have not come yet.
+    missing: usize,
+    permit: Option<BytePermit>,
+}
+
+/// The message that did not fit.
+#[derive(Debug, PartialEq, Eq)]
+struct NoRoom {
+    bytes: usize,
+}
+
+impl Receiving {
+    pub(super) fn new(body: Body, core: &Arc<Core>) -> Self {
+        let messages = Messages::new(core.receive_budget.clone());
+        Self { body, core: Arc::clone(core), messages }
+    }
+}
+
+impl http_body::Body for Receiving {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+            && let Err(NoRoom { bytes }) = self.messages.see(data)
+        {
+            self.core.hits.receiving.hit();
+            let failure = Failure::throttled(format!(
+                "a message of {bytes} bytes is not taken: the broker is receiving as much as it \
+                 may hold already; send smaller messages, or fewer at once"
+            ));
+            return Poll::Ready(Some(Err(self.core.catalog.status(&failure))));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === impl Messages ===
+
+impl Messages {
+    fn new(budget: ByteBudget) -> Self {
+        Self { budget, prefix: [0; PREFIX_BYTES], prefix_filled: 0, missing: 0, permit: None }
+    }
+
+    /// Follows the messages through the next bytes of the body.
+    fn see(&mut self, mut data: &[u8]) -> Result<(), NoRoom> {
+        while !data.is_empty() {
+            if self.missing > 0 {
+                let step = self.missing.min(data.len());
+                self.missing -= step;
+                data = &data[step..];
+                continue;
+            }
+            let step = (PREFIX_BYTES - self.prefix_filled).min(data.len());
+            self.prefix[self.prefix_filled..][..step].copy_from_slice(&data[..step]);
+            self.prefix_filled += step;
+            data = &data[step..];
+            if self.prefix_filled == PREFIX_BYTES {
+                self.begin()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), NoRoom> {
+        let [_, length @ ..] = self.prefix;
+        let bytes = u32::from_be_bytes(length) as usize;
+        self.prefix_filled = 0;
+        self.missing = bytes;
+        self.permit = None;
+        if bytes > USUAL_BYTES {
+            self.permit = Some(self.budget.try_take(bytes).ok_or(NoRoom { bytes })?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn message(bytes: usize) -> Vec<u8> {
+        let mut message = vec![0];
+        message.extend_from_slice(&u32::try_from(bytes).unwrap().to_be_bytes());
+        message.resize(PREFIX_BYTES + bytes, 7);
+        message
+    }
+
+    #[test]
+    fn a_large_message_holds_its_bytes_until_the_next_begins() {
+        let budget = ByteBudget::new(3 * USUAL_BYTES);
+        let mut stream = Messages::new(budget.clone());
+        let large = message(2 * USUAL_BYTES);
+        stream.see(&large[..10]).unwrap();
+        assert_eq!(budget.used(), 2 * USUAL_BYTES, "as soon as its length is known");
+        stream.see(&large[10..]).unwrap();
+        assert_eq!(budget.used(), 2 * USUAL_BYTES, "the handler may still look at it");
+
+        let mut other = Messages::new(budget.clone());
+        other.see(&message(USUAL_BYTES)).unwrap();
+        assert_eq!(other.see(&large), Err(NoRoom { bytes: 2 * USUAL_BYTES }));
+
+        stream.see(&message(1)[..PREFIX_BYTES]).unwrap();
+        assert_eq!(budget.used(), 0);
+        other.missing = 0;
+        other.see(&large).unwrap();
+        drop(other);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn one_larger_than_the_whole_budget_passes_alone() {
+        let budget = ByteBudget::new(USUAL_BYTES);
+        let mut stream = Messages::new(budget.clone());
+        stream.see(&message(4 * USUAL_BYTES)).unwrap();
+        let mut other = Messages::new(budget);
+        assert!(other.see(&message(2 * USUAL_BYTES)).is_err());
+    }
+
+    proptest! {
+        /// However the bytes are cut into frames, the messages are the same.
+        #[test]
+        fn frames_do_not_matter(
+            sizes in prop::collection::vec(prop_oneof![0usize..20, USUAL_BYTES - 2..USUAL_BYTES + 3], 1..8),
+            cuts in prop::collection::vec(1usize..200_000, 1..60),
+        ) {
+            let body: Vec<u8> = sizes.iter().flat_map(|size| message(*size)).collect();
+            let budget = ByteBudget::new(usize::MAX >> 4);
+            let mut messages = Messages::new(budget.clone());
+            let (mut rest, mut cuts) = (body.as_slice(), cuts.into_iter().cycle());
+            while !rest.is_empty() {
+                let cut = cuts.next().unwrap().min(rest.len());
+                messages.see(&rest[..cut]).unwrap();
+                rest = &rest[cut..];
+            }
+            prop_assert_eq!((messages.missing, messages.prefix_filled), (0, 0));
+            let last = *sizes.last().unwrap();
+            prop_assert_eq!(budget.used(), if last > USUAL_BYTES { last } else { 0 });
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Where each partition stands, asked at the scrape.
+
+use std::fmt;
+
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
+use riverrun_proto::{
+    ids::{PartitionIndex, TopicName},
+    offset::Offset,
+};
+
+use super::{
+    Registry,
+    gauges::{Family, encode_gauge, encode_gauges},
+};
+
+/// Where one partition stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSample {
+    /// Name of its topic.
+    pub topic: TopicName,
+    /// Its number.
+    pub partition: PartitionIndex,
+    /// First offset that can be read.
+    pub log_start_offset: Offset,
+    /// First offset not committed.
+    pub high_watermark: Offset,
+    /// First offset not written.
+    pub log_end_offset: Offset,
+    /// First offset not known to be synced.
+    pub flushed_end_offset: Offset,
+    /// Bytes in its segment files.
+    pub size_bytes: u64,
+    /// How many segments.
+    pub segments: u64,
+}
+
+/// One family: name, help, unit, value.
+type Column = (&'static str, &'static str, Option<Unit>, fn(&PartitionSample) -> u64);
+
+const COLUMNS: [Column; 6] = [
+    ("partition_max_offset", "First offset not committed (high watermark)", None, |p| {
+        offset(p.high_watermark)
+    }),
+    ("partition_start_offset", "First offset that can be read (log start offset)", None, |p| {
+        offset(p.log_start_offset)
+    }),
+    ("partition_end_offset", "First offset not written (log end offset)", None, |p| {
+        offset(p.log_end_offset)
+    }),
+    ("partition_flushed_offset", "First offset not known to be synced to disk", None, |p| {
+        offset(p.flushed_end_offset)
+    }),
+    ("partition_size", "Bytes in segment files", Some(Unit::Bytes), |p| p.size_bytes),
+    ("partition_segments", "Segment files", None, |p| p.segments),
+];
+
+/// Registers `riverrun_partition_*{topic,partition}` for at most `max` partitions
+/// (`telemetry.metrics.partition.series.max`), in the order `read` gives them, and
+/// `riverrun_partition_series_left_out`. `read` is asked at every scrape; it must not wait for a
+/// disk.
+pub fn register_partitions<I>(
+    registry: &Registry,
+    max: u32,
+    read: impl Fn() -> I + Send + Sync + 'static,
+) where
+    I: IntoIterator<Item = PartitionSample> + 'static,
+{
+    let max = usize::try_from(max).unwrap_or(usize::MAX);
+    let read = move || {
+        let mut samples = read().into_iter();
+        let shown = samples.by_ref().take(max).collect();
+        (shown, samples.count() as u64)
+    };
+    registry.collect("partition", Partitions(Box::new(read)));
+}
+
+/// What is shown, and how many are not.
+type Shown = (Vec<PartitionSample>, u64);
+
+struct Partitions(Box<dyn Fn() -> Shown + Send + Sync>);
+
+impl fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Partitions")
+    }
+}
+
+impl Collector for Partitions {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (samples, left_out) = (self.0)();
+        for (name, help, unit, value) in &COLUMNS {
+            let family = Family { name, help, unit: unit.as_ref() };
+            let series = samples.iter().map(|sample| (labels(sample), value(sample)));
+            encode_gauges(&mut encoder, family, series)?;
+        }
+        let help = "Partitions without metrics, past telemetry.metrics.partition.series.max";
+        let family = Family { name: "partition_series_left_out", help, unit: None };
+        encode_gauge(&mut encoder, family, left_out)
+    }
+}
+
+fn labels(sample: &PartitionSample) -> [(&'static str, String); 2] {
+    [("topic", sample.topic.to_string()), ("partition", sample.partition.to_string())]
+}
+
+fn offset(offset: Offset) -> u64 {
+    u64::try_from(offset.get()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(partition: u32) -> PartitionSample {
+        let offset = |n| Offset::new(n).unwrap();
+        PartitionSample {
+            topic: TopicName::try_new("orders").unwrap(),
+            partition: PartitionIndex::new(partition).unwrap(),
+            log_start_offset: offset(5),
+            high_watermark: offset(17),
+            log_end_offset: offset(19),
+            flushed_end_offset: offset(18),
+            size_bytes: 4_096,
+            segments: 2,
+        }
+    }
+
+    #[test]
+    fn partitions_past_the_bound_are_counted_not_shown() {
+        let registry = Registry::new();
+        register_partitions(&registry, 2, || (0..5).map(sample).collect::<Vec<_>>());
+        let text = registry.encode();
+        for line in [
+            "riverrun_partition_max_offset{topic=\"orders\",partition=\"0\"} 17",
+            "riverrun_partition_start_offset{topic=\"orders\",partition=\"1\"} 5",
+            "riverrun_partition_end_offset{topic=\"orders\",partition=\"1\"} 19",
+            "riverrun_partition_flushed_offset{topic=\"orders\",partition=\"1\"} 18",
+            "riverrun_partition_size_bytes{topic=\"orders\",partition=\"1\"} 4096",
+            "riverrun_partition_segments{topic=\"orders\",partition=\"1\"} 2",
+            "riverrun_partition_series_left_out 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("partition=\"2\""), "{text}");
+    }
+
+    #[test]
+    fn without_partitions_there_are_no_empty_families() {
+        let registry = Registry::new();
+        register_partitions(&registry, 0, Vec::new);
+        let text = registry.encode();
+        assert!(!text.contains("riverrun_partition_max_offset"), "{text}");
+        assert!(text.contains("riverrun_partition_series_left_out 0"), "{text}");
+    }
+}
