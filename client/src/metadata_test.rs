@@ -15,7 +15,9 @@ fn name(n: usize) -> Arc<str> {
 #[tokio::test(start_paused = true)]
 async fn many_questions_share_few_requests_and_answers_are_kept() {
     let cluster = TestCluster::start(1);
-    (0..50).for_each(|n| drop(cluster.create_topic(&name(n), 2)));
+    for n in 0..50 {
+        cluster.create_topic(&name(n), 2);
+    }
     let client = cluster.client_builder().metadata_max_age(Duration::from_secs(60)).build();
     let client = client.await.unwrap();
     let names: Vec<Arc<str>> = (0..50).map(name).collect();

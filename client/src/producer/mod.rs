@@ -29,6 +29,7 @@ mod delivery;
 mod lane;
 mod partitioner;
 mod pump;
+mod routes;
 mod sender;
 mod shared;
 mod sink;
