@@ -1,1 +1,2 @@
-//! Skeleton.
+//! Benchmarks of Riverrun.
+#![forbid(unsafe_code)]

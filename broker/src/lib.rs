@@ -20,4 +20,6 @@ pub mod service;
 
 pub mod server;
 
+pub mod cli;
+
 pub use server::Embedded;

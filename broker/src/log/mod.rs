@@ -42,7 +42,7 @@
 //! `leader_epochs`, `producer_state`, `checkpoint`, `partition_meta`; `walk`, `segment`,
 //! `segment_list`, `open_segments`; `reader`, `lookup`; `partition_log`, `active`, `window`, `work`,
 //! `scheduling` and the works: `readying`, `flush`, `checkpointing`, `truncation`, `deletion`;
-//! `recovery`, `recovery_scan`, `replay`; `retention`.
+//! `recovery`, `recovery_scan`, `replay`; `retention`. Without a broker: `inspect`, `verify`.
 //!
 //! # Later
 //! Recycling segment files whose pages are still resident (DESIGN D4): [`layout`]'s salts are there
@@ -56,6 +56,7 @@ pub mod envelope;
 pub mod error;
 pub mod frame;
 pub mod index;
+pub mod inspect;
 pub mod layout;
 pub mod leader_epochs;
 pub mod lookup;
@@ -67,6 +68,7 @@ pub mod reader;
 pub mod recovery;
 pub mod retention;
 pub mod segment_header;
+pub mod verify;
 pub mod work;
 
 mod active;
@@ -89,6 +91,8 @@ mod truncation;
 mod walk;
 mod window;
 
+#[cfg(test)]
+mod model_test;
 #[cfg(test)]
 mod power_loss_test;
 #[cfg(test)]

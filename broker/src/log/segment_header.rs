@@ -44,6 +44,18 @@ impl SegmentHeader {
         partition: TopicPartition,
         base: Offset,
     ) -> Result<Self, FormatError> {
+        let found = Self::parse(bytes)?;
+        if found.partition != partition {
+            return Err(FormatError::Broken("it is a segment of another partition"));
+        }
+        if found.base != base {
+            return Err(FormatError::Broken("it is another segment than its name says"));
+        }
+        Ok(found)
+    }
+
+    /// Back from the first bytes of any segment's file.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut body = envelope::unwrap(FileKind::Segment, bytes)?;
         if body.len() != SEGMENT_HEADER_BYTES - ENVELOPE_BYTES {
             return Err(FormatError::Broken("its header is not one page"));
@@ -53,18 +65,11 @@ impl SegmentHeader {
         let topic = TopicId::from_bytes(id).map_err(|_| FormatError::Broken("no topic id"))?;
         let index = PartitionIndex::new(body.try_get_u32_le()?);
         let index = index.ok_or(FormatError::Broken("there is no such partition index"))?;
-        let found = Self {
+        Ok(Self {
             partition: TopicPartition::new(topic, index),
             base: get_offset(&mut body)?,
             salt: Salt::new(body.try_get_u64_le()?),
-        };
-        if found.partition != partition {
-            return Err(FormatError::Broken("it is a segment of another partition"));
-        }
-        if found.base != base {
-            return Err(FormatError::Broken("it is another segment than its name says"));
-        }
-        Ok(found)
+        })
     }
 }
 

@@ -286,7 +286,8 @@ impl State {
         }
     }
 
-    /// Starts what the log wants done and what acks wait for.
+    /// Starts what the log wants done, and the flush that acks and readers wait for: with
+    /// `durability=disk` nothing is read before it is on disk, whatever its acks.
     pub(super) fn start_work(&mut self, effects: &mut Effects) {
         if self.closed {
             return;
@@ -296,7 +297,6 @@ impl State {
         }
         // At most one flush is under way; those that come meanwhile share the next.
         if self.replica.durability() == Durability::Disk
-            && self.waiters.len() > 0
             && let Some(flush) = self.log.start_flush()
         {
             self.run(flush, effects);

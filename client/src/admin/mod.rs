@@ -13,6 +13,8 @@ pub use self::{
     requests::{AlterConfigs, CreateTopic},
 };
 
+use riverrun_proto::ids::TopicId;
+
 use crate::{
     address::Address,
     client::Client,
@@ -126,10 +128,24 @@ impl Admin {
     /// # Errors
     /// [`UnknownTopic`](crate::ErrorKind::UnknownTopic) if there is none.
     pub async fn delete_topic(&self, name: impl AsRef<str>) -> Result<()> {
-        let name = name.as_ref();
+        self.delete(name.as_ref(), None).await
+    }
+
+    /// Deletes the topic that has this id; one that was made anew under its name meanwhile stays.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out.
+    ///
+    /// # Errors
+    /// [`UnknownTopic`](crate::ErrorKind::UnknownTopic) if there is none.
+    pub async fn delete_topic_by_id(&self, name: impl AsRef<str>, id: TopicId) -> Result<()> {
+        self.delete(name.as_ref(), Some(id)).await
+    }
+
+    async fn delete(&self, name: &str, id: Option<TopicId>) -> Result<()> {
         let connections = self.client.connections();
         let call = |at: Address| async move {
-            connections.delete_topic(&at, name.into(), None, false).await
+            connections.delete_topic(&at, name.into(), id, false).await
         };
         self.change(call).await.map_err(|error| about(error, name))?;
         self.client.metadata().forget(name);
@@ -197,14 +213,29 @@ impl Admin {
         topic: impl AsRef<str>,
         partitions: u32,
     ) -> Result<Topic> {
-        let name = topic.as_ref();
+        let grown = self.grow(topic.as_ref(), partitions, false).await?;
+        self.client.metadata().forget(topic.as_ref());
+        Ok(grown)
+    }
+
+    /// Whether [`create_partitions`](Admin::create_partitions) would do it; changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`create_partitions`](Admin::create_partitions).
+    pub async fn check_create_partitions(
+        &self,
+        topic: impl AsRef<str>,
+        partitions: u32,
+    ) -> Result<()> {
+        self.grow(topic.as_ref(), partitions, true).await.map(|_| ())
+    }
+
+    async fn grow(&self, name: &str, partitions: u32, validate_only: bool) -> Result<Topic> {
         let connections = self.client.connections();
         let call = |at: Address| async move {
-            connections.create_partitions(&at, name.into(), partitions, false).await
+            connections.create_partitions(&at, name.into(), partitions, validate_only).await
         };
-        let grown = self.change(call).await.map_err(|error| about(error, name))?;
-        self.client.metadata().forget(name);
-        Ok(grown)
+        self.change(call).await.map_err(|error| about(error, name))
     }
 
     /// Changes to a topic's configuration; see [`AlterConfigs`].

@@ -109,10 +109,29 @@ pub(crate) fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
 
-/// Whether a file holds only tests, by its name.
+/// Whether a file holds only tests, by its name: within a crate's `src`, it or a directory it is in
+/// is called `tests`, `test_*` or `*_test`.
 pub(crate) fn is_test_file(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.ends_with("_test.rs")
-        || name == "tests.rs"
-        || path.split('/').any(|part| part.trim_end_matches(".rs") == "test_support")
+    let within = path.split_once("src/").map_or(path, |(_, within)| within);
+    within
+        .split('/')
+        .map(|part| part.trim_end_matches(".rs"))
+        .any(|part| part == "tests" || part.starts_with("test_") || part.ends_with("_test"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_test_file;
+
+    #[test]
+    fn tests_are_known_by_their_names() {
+        for path in
+            ["a/src/b_test.rs", "a/src/b_test/c.rs", "a/src/test_support.rs", "a/src/b/tests.rs"]
+        {
+            assert!(is_test_file(path), "{path}");
+        }
+        for path in ["tests/src/process.rs", "a/src/latest.rs", "a/src/contest/b.rs"] {
+            assert!(!is_test_file(path), "{path}");
+        }
+    }
 }

@@ -1,0 +1,83 @@
+//! `riverrun dev`: a whole broker with nothing to set up.
+
+use std::{env, path::PathBuf};
+
+use clap::Args;
+
+use super::{
+    error::{Failure, Result},
+    output, serve,
+    session::{self, Session},
+};
+use crate::{config::Config, server::Server};
+
+/// Run a broker for development: data in ./riverrun-data, topics made when first written to
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  riverrun dev
+  riverrun dev --data-dir /tmp/try --set topic.retention.ms=1h
+  riverrun dev --set network.grpc.listen=127.0.0.1:0 --set network.http.listen=127.0.0.1:0
+
+The data stays when it is stopped; remove the directory to begin anew.")]
+pub(crate) struct DevArgs {
+    /// Where the data is
+    #[arg(long, value_name = "DIR", default_value = "riverrun-data")]
+    data_dir: PathBuf,
+
+    /// A key of the broker's configuration; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
+    let Some(data_dir) = args.data_dir.to_str() else {
+        return Err(Failure::usage("--data-dir is not UTF-8"));
+    };
+    // Whoever said something about these keys, in the environment or in a flag, wins over `dev`.
+    let mut flags = vec![format!("broker.data.dir={data_dir}")];
+    for (key, variable, value) in [
+        ("broker.auto.create.topics.enable", "RIVERRUN_BROKER_AUTO_CREATE_TOPICS_ENABLE", "true"),
+        ("telemetry.log.filter", "RIVERRUN_LOG", "warn"),
+        ("telemetry.log.format", "RIVERRUN_TELEMETRY_LOG_FORMAT", "human"),
+    ] {
+        if env::var_os(variable).is_none() {
+            flags.push(format!("{key}={value}"));
+        }
+    }
+    flags.extend(args.set.iter().cloned());
+    let config = Config::load(None, env::vars(), &flags).map_err(serve::invalid)?;
+    serve::init_logging(&config)?;
+    let data_dir = config.broker.data_dir.clone();
+    serve::run_until_told(config, |server| {
+        session.say(welcome(server, &data_dir.display().to_string(), session));
+    })?;
+    session.say("stopped; the data stays");
+    Ok(())
+}
+
+fn welcome(server: &Server, data_dir: &str, session: &Session) -> String {
+    let took = session::monotonic().duration_since(session.start());
+    let grpc = server.grpc_address();
+    // The default address needs no flag.
+    let brokers = match grpc.port() {
+        crate::config::GRPC_PORT => String::new(),
+        _ => format!(" -b {grpc}"),
+    };
+    format!(
+        "riverrun {} serves after {}
+  gRPC     {grpc}
+  metrics  http://{}/metrics
+  data     {data_dir} (topics are made when first written to)
+
+Try, in another terminal:
+  echo hello | riverrun produce greetings{brokers}
+  riverrun consume greetings{brokers}
+  riverrun topic describe greetings{brokers}
+
+Ctrl-C stops it.",
+        env!("CARGO_PKG_VERSION"),
+        output::duration(took),
+        server.http_address(),
+    )
+}

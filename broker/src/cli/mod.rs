@@ -1,0 +1,192 @@
+//! The command line: what may be typed, what it runs, how it ends.
+//!
+//! One file per command. What they share: data goes to standard output and everything else to
+//! standard error ([`output`]); a command that went wrong says why, what to type next, and ends with
+//! a code that a script can tell apart ([`error`]); whoever stops reading (`| head`) ends a command
+//! quietly; Ctrl-C ends it in order.
+
+mod completions;
+mod consume;
+mod consume_range;
+mod demo;
+mod dev;
+mod error;
+mod format;
+mod input;
+mod interrupt;
+mod json_record;
+mod lines;
+mod log;
+mod offset_spec;
+mod output;
+mod produce;
+mod serve;
+mod session;
+mod topic;
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use error::Result;
+pub use error::{Exit, Failure};
+use session::Session;
+
+use crate::{clock::Instant, config::parse_duration};
+
+const ABOUT: &str = "A partitioned, replicated log behind gRPC: broker and command line in one";
+
+const AFTER_HELP: &str = "\
+Start here:
+  riverrun demo                                  a million records through a broker, checked
+  riverrun dev                                   a whole broker; data in ./riverrun-data
+  echo hello | riverrun produce greetings
+  riverrun consume greetings
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no broker could serve (try again later).
+Environment: RIVERRUN_BROKERS stands for --brokers, RIVERRUN_LOG=debug shows log lines, NO_COLOR
+takes colours away; RIVERRUN_<KEY> sets a key of the broker's configuration.";
+
+/// Everything that may be typed.
+#[derive(Debug, Parser)]
+#[command(name = "riverrun", version, about = ABOUT, after_help = AFTER_HELP)]
+#[command(propagate_version = true, disable_help_subcommand = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+struct GlobalArgs {
+    /// Brokers to ask, comma-separated; one that is up is enough
+    #[arg(short, long, global = true, env = "RIVERRUN_BROKERS", value_delimiter = ',')]
+    #[arg(value_name = "HOST:PORT,...", default_value = "127.0.0.1:9190", hide_env = true)]
+    #[arg(help_heading = "Global options")]
+    brokers: Vec<String>,
+
+    /// Longest wait for a broker's answer
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    #[arg(help_heading = "Global options")]
+    timeout: Duration,
+
+    /// Say nothing on standard error but errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Dev(dev::DevArgs),
+    Demo(demo::DemoArgs),
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    Produce(produce::ProduceArgs),
+    Consume(consume::ConsumeArgs),
+    #[command(subcommand)]
+    Log(log::LogCommand),
+    Completions(completions::CompletionsArgs),
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// Reads the arguments of the process. Prints help, version or what is wrong with them and ends
+    /// the process where there is nothing to run.
+    pub fn from_arguments() -> Self {
+        Self::parse()
+    }
+
+    /// Runs the command to its end. `start` is when the process began.
+    ///
+    /// # Errors
+    /// What went wrong, for [`report`].
+    pub fn run(self, start: Instant) -> Result<(), Failure> {
+        let Self { global, command } = self;
+        let session = Session::new(global.brokers, global.timeout, global.quiet, start);
+        if !matches!(command, Command::Serve(_) | Command::Dev(_)) {
+            session::init_logging();
+        }
+        match command {
+            Command::Serve(args) => serve::run(&args, &session),
+            Command::Dev(args) => dev::run(&args, &session),
+            Command::Demo(args) => demo::run(&args, &session),
+            Command::Topic(command) => block_on(topic::run(command, &session)),
+            Command::Produce(args) => block_on(produce::run(args, &session)),
+            Command::Consume(args) => block_on(consume::run(args, &session)),
+            Command::Log(command) => log::run(&command, &session),
+            Command::Completions(args) => completions::run(&args),
+        }
+    }
+}
+
+/// Tells people what went wrong, scripts the code.
+pub fn report(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.is_quiet() {
+                eprintln!("{failure}");
+            }
+            failure.exit().into()
+        }
+    }
+}
+
+/// Runs `command` on a runtime of its own. A thread that still reads standard input does not keep
+/// the process from ending.
+fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = Runtime::new().map_err(|e| Failure::io("cannot start threads", &e))?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
+    outcome
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be above zero".into()),
+        Ok(timeout) => Ok(timeout),
+        Err(e) => Err(format!("{e}; write 500ms, 10s, 2m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_tree_is_consistent_and_every_command_and_flag_has_a_text() {
+        fn check(command: &clap::Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} has no text");
+            for argument in command.get_arguments() {
+                let id = argument.get_id();
+                assert!(argument.get_help().is_some(), "{name} {id} has no text");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        Cli::command().debug_assert();
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_flags_may_stand_anywhere() {
+        for line in [
+            "riverrun -b a:1,b:2 --timeout 1500ms topic list",
+            "riverrun topic list -b a:1,b:2 --timeout 1500ms",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.global.brokers, ["a:1", "b:2"]);
+            assert_eq!(cli.global.timeout, Duration::from_millis(1500));
+        }
+        for line in ["riverrun topic list --timeout 0", "riverrun topic list --timeout soon"] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2);
+        }
+    }
+}
