@@ -7,9 +7,11 @@ mod client;
 mod clock;
 mod config;
 mod connection;
+mod consumer;
 mod error;
 mod metadata;
 mod producer;
+mod reader;
 mod record;
 mod retry;
 #[cfg(test)]
@@ -29,11 +31,13 @@ pub use self::{
     },
     client::{Client, ClientBuilder},
     config::{Acks, Durability},
+    consumer::{Consumer, ConsumerBuilder, ConsumerControl, ConsumerEvent, ConsumerEvents},
     error::{Error, ErrorKind, Result},
     producer::{
         ChoosePartition, Delivery, Partitioner, Permit, Producer, ProducerBuilder, RecordMetadata,
         RecordSink, SendError, TrySendError,
     },
+    reader::{Reader, ReaderBuilder},
     record::{ConsumerRecord, Header, Record},
     topic::{Broker, Cluster, OffsetReset, Partition, Position, Topic, TopicPartition},
 };

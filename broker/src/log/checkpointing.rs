@@ -125,13 +125,22 @@ pub(super) fn write_states(
     producers: &ProducerStates,
     epochs: &LeaderEpochs,
 ) -> Result<(), LogError> {
-    let disk = shared.env.disk.as_ref();
-    let snapshot = layout::snapshot_file(&shared.dir, point);
-    let bytes = producer_snapshot::encode(point, life, producers);
-    dir::replace(disk, &snapshot, &bytes, SyncPoint::ProducerSnapshot)
-        .map_err(|error| shared.failed("writing", &snapshot, error))?;
+    write_snapshot(shared, point, life, producers)?;
     let path = shared.dir.join(LEADER_EPOCHS_FILE);
-    dir::replace(disk, &path, &epochs.encode(life), SyncPoint::LeaderEpochs)
+    dir::replace(shared.env.disk.as_ref(), &path, &epochs.encode(life), SyncPoint::LeaderEpochs)
+        .map_err(|error| shared.failed("writing", &path, error))
+}
+
+/// Writes the producers' state as of `point`; its name is durable once the directory is.
+pub(super) fn write_snapshot(
+    shared: &Shared,
+    point: Offset,
+    life: u32,
+    producers: &ProducerStates,
+) -> Result<(), LogError> {
+    let path = layout::snapshot_file(&shared.dir, point);
+    let bytes = producer_snapshot::encode(point, life, producers);
+    dir::replace(shared.env.disk.as_ref(), &path, &bytes, SyncPoint::ProducerSnapshot)
         .map_err(|error| shared.failed("writing", &path, error))
 }
 

@@ -92,6 +92,8 @@ mod walk;
 mod window;
 
 #[cfg(test)]
+mod model_test;
+#[cfg(test)]
 mod power_loss_test;
 #[cfg(test)]
 mod testkit;

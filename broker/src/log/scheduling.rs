@@ -83,7 +83,6 @@ impl Log {
             to,
             list: self.shared.segments.load_full(),
             unsynced: self.flush.unsynced(),
-            log_start: self.log_start_offset(),
             ahead: self.config.window_min,
             mode: self.config.write_mode,
             limits: self.config.producer_limits(),
@@ -153,9 +152,12 @@ impl Log {
         Some(self.work(Kind::Delete(Delete {
             log_start: to,
             checkpoint_first,
+            list,
             segments,
             empty_at,
             resets,
+            limits: self.config.producer_limits(),
+            now: self.status.now,
         })))
     }
 
@@ -367,6 +369,7 @@ impl Log {
         let Truncated { end, kept, cut, active, producers, recovery_point } = truncated;
         self.vacate();
         self.shared.set_segments(kept);
+        self.shared.set_log_start(self.log_start_offset().min(end));
         self.shared.set_log_end(end);
         self.epochs.truncate(end);
         self.high_watermark = self.high_watermark.min(end);

@@ -134,6 +134,12 @@ impl Failure {
             .retry_after(RETRY_SOON)
     }
 
+    /// This broker has the partition and cannot open it.
+    pub(super) fn unusable(why: &str) -> Self {
+        let message = format!("the partition could not be opened on this broker: {why}");
+        Self::new(Reason::KafkaStorageError, message)
+    }
+
     /// The same call may succeed later.
     pub(super) fn retriable(mut self) -> Self {
         self.retriable = true;

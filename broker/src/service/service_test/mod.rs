@@ -44,7 +44,7 @@ use crate::{
         IoPool, Lane, Partition, PartitionEnv, ReadBudget,
         registry::{Registry, RegistryEnv},
     },
-    telemetry::Registry as Metrics,
+    telemetry::{Registry as Metrics, StorageMetrics},
 };
 use v1::{
     admin_service_client::AdminServiceClient, consume_service_client::ConsumeServiceClient,
@@ -109,6 +109,7 @@ impl Broker {
         let epoch = register(&quorum, identity, address.port()).await;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Metrics::new();
         let pool = IoPool::start(io_threads, 2).unwrap();
         let env = RegistryEnv {
             me: node,
@@ -123,6 +124,7 @@ impl Broker {
                 read_budget: ReadBudget::new(4 << 20),
                 parked_bytes_max: limits.admission_bytes / 4,
                 failure,
+                metrics: StorageMetrics::register(&metrics),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -132,7 +134,7 @@ impl Broker {
         let (registry, _) = Registry::open(env, subscription.start(), false).unwrap();
         tokio::spawn(follow(subscription, Arc::clone(&registry)));
 
-        let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
+        let shutdown = Shutdown::new();
         let bounds = Bounds::register(&metrics);
         let log: Arc<dyn MetaQuorum> = Arc::clone(&quorum) as Arc<dyn MetaQuorum>;
         let env = ServiceEnv {
