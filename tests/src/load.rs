@@ -66,6 +66,9 @@ impl Load {
             others: JoinSet::new(),
             shape,
         };
+        if load.shape.acks != Acks::All {
+            load.recorder.acks_of_the_leader();
+        }
         for number in 0..load.shape.producers {
             let client = Client::builder().bootstrap_servers([address]).build().await;
             let client = client.expect("valid settings");
