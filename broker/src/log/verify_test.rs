@@ -79,6 +79,8 @@ impl Partition {
             recovery_point: LogPoint::start_of_segment(offset(recovery_point)),
             log_start: offset(log_start),
             high_watermark: offset(log_start),
+            life: 0,
+            cuts: Vec::new(),
         };
         fs::write(self.dir.path().join(CHECKPOINT_FILE), checkpoint.encode()).unwrap();
     }

@@ -116,9 +116,6 @@ impl Broker {
             dir: root.join("data"),
             log: LogEnv::new(shared, failure.clone(), SaltSource::seeded(5), LogBudgets::default()),
             partition: PartitionEnv {
-                metrics: crate::telemetry::StorageMetrics::register(
-                    &crate::telemetry::Registry::new(),
-                ),
                 clock: Arc::clone(&clock),
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
