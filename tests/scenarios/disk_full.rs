@@ -54,7 +54,10 @@ async fn full(durability: &str) {
     let filling = disk.fill();
     let (acked, error) = until_full(&raw, &topic).await;
     assert_eq!(error.reason, "STORAGE_FULL", "{error:?}");
-    assert!(error.definite && error.retriable, "nothing was written, and it may be later: {error:?}");
+    assert!(
+        error.definite && error.retriable,
+        "nothing was written, and it may be later: {error:?}"
+    );
     assert!(error.retry_after.is_some(), "{error:?}");
     let expected: HashSet<String> = acked.iter().cloned().chain(["before".to_owned()]).collect();
     let read = raw.read_out(&topic, 0).await;

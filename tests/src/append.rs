@@ -110,7 +110,9 @@ impl AppendStream {
             match self.responses.message().await?.map(|message| message.response) {
                 None => return Ok(None),
                 Some(Some(Response::Acks(acks))) => self.acks.extend(acks.items),
-                Some(Some(Response::Control(control))) => self.told_to_reconnect |= control.reconnect,
+                Some(Some(Response::Control(control))) => {
+                    self.told_to_reconnect |= control.reconnect
+                }
                 Some(other) => panic!("{other:?} in the middle of a stream"),
             }
         }

@@ -99,7 +99,8 @@ impl Raw {
     /// A topic by name.
     pub async fn topic(&self, name: &str) -> Option<v1::Topic> {
         let request = v1::GetTopicsRequest { topics: vec![name.to_owned()], ..Default::default() };
-        let answer = self.metadata.clone().get_topics(request).await.expect("it is up").into_inner();
+        let answer =
+            self.metadata.clone().get_topics(request).await.expect("it is up").into_inner();
         answer.topics.into_iter().find_map(|result| match result.outcome {
             Some(v1::topic_result::Outcome::Topic(topic)) => Some(topic),
             _ => None,
@@ -175,7 +176,8 @@ impl Raw {
             format: v1::ReadFormat::Records.into(),
             ..Default::default()
         };
-        let open = v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
+        let open =
+            v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
         // The stream of requests stays open: a broker may take its end for the reader's.
         let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
         let answers = self.consume.clone().fetch_stream(requests).await;
@@ -227,7 +229,11 @@ impl Raw {
     }
 
     /// Offsets and sizes of a partition.
-    pub async fn state(&self, topic: &str, partition: i32) -> Result<v1::PartitionOffsets, v1::Error> {
+    pub async fn state(
+        &self,
+        topic: &str,
+        partition: i32,
+    ) -> Result<v1::PartitionOffsets, v1::Error> {
         let request = v1::DescribeTopicRequest { name: topic.to_owned() };
         let answer = self.admin.clone().describe_topic(request).await.expect("the topic exists");
         let states = answer.into_inner().partitions;

@@ -96,6 +96,8 @@ mod model_test;
 #[cfg(test)]
 mod power_loss_test;
 #[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
 mod testkit;
 
 pub use self::{
