@@ -53,7 +53,8 @@ async fn a_lost_answer_is_asked_for_again_and_found_a_duplicate() {
     let direct = Raw::connect(&broker.address()).await;
     let topic = direct.create_topic("t", 1, &[]).await;
     let client = Client::builder().bootstrap_servers([proxy.address()]).build().await;
-    let producer = client.expect("valid settings").producer().build().await.expect("valid settings");
+    let producer =
+        client.expect("valid settings").producer().build().await.expect("valid settings");
     let send = async |text: &str| {
         let record = Record::to("t").value(text.to_owned()).partition(0);
         producer.send(record).await.expect("it is open")
@@ -86,7 +87,8 @@ async fn a_lost_batch_is_sent_again_and_written_once() {
     let direct = Raw::connect(&broker.address()).await;
     let topic = direct.create_topic("t", 1, &[]).await;
     let client = Client::builder().bootstrap_servers([proxy.address()]).build().await;
-    let producer = client.expect("valid settings").producer().build().await.expect("valid settings");
+    let producer =
+        client.expect("valid settings").producer().build().await.expect("valid settings");
     let record = |n: i32| Record::to("t").value(n.to_string()).partition(0);
     producer.send(record(0)).await.expect("it is open").await.expect("all is well");
 
