@@ -89,14 +89,8 @@ impl Truncate {
         if let Some((cut, _)) = &cut {
             kept = kept.below(cut.base()).with(cut.clone());
         }
-        let producers = replay::producers_at(
-            shared,
-            &kept,
-            point.offset,
-            on_disk.life,
-            self.limits,
-            self.now,
-        )?;
+        let producers =
+            replay::producers_at(shared, &kept, point.offset, on_disk.life, self.limits, self.now)?;
         self.mark(shared, on_disk, cut.as_ref(), point, &producers)?;
         remove_from(shared, point.offset)?;
         on_disk.cuts.retain(|cut| cut.segment < point.offset);
