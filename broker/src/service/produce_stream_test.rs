@@ -11,7 +11,7 @@ use v1::{
     produce_stream_ack::Outcome, produce_stream_request::Request, produce_stream_response::Response,
 };
 
-use super::*;
+use super::{test_support::*, *};
 
 /// A client's side of a stream.
 pub(super) struct Client {

@@ -5,7 +5,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::{fetch_stream_request::Request, fetch_stream_response::Response, partition_data::Outcome};
 
-use super::*;
+use super::{test_support::*, *};
 
 struct Client {
     requests: channel::Sender<v1::FetchStreamRequest>,
