@@ -135,7 +135,7 @@ async fn readers_that_never_read_cost_what_is_stated() {
         task.abort();
     }
     drop(readings);
-    proxy.cut();
+    proxy.cut().await;
     wait::until("their streams are gone", async || open_streams(&broker).await == 0).await;
     let metrics = http::metrics(broker.http()).await;
     for pool in ["fetch", "cold_reads"] {

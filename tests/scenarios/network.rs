@@ -36,7 +36,7 @@ async fn lost_connections_lose_and_repeat_nothing() {
         let delay = Duration::from_millis(round as u64 % 3);
         proxy.set(Weather { delay, ..Weather::default() });
         load.progress(500).await;
-        proxy.cut();
+        proxy.cut().await;
     }
     load.progress(500).await;
     let history = load.finish().await.history();
@@ -69,7 +69,7 @@ async fn a_lost_answer_is_asked_for_again_and_found_a_duplicate() {
         direct.state("t", 0).await.expect("it serves").log_end_offset == 2
     })
     .await;
-    proxy.cut();
+    proxy.cut().await;
     proxy.set(Weather::default());
     let second = soon("the answer", second).await.expect("it was written");
     assert_eq!((second.offset(), second.is_duplicate()), (Some(1), true));
@@ -97,7 +97,7 @@ async fn a_lost_batch_is_sent_again_and_written_once() {
     for n in 1..20 {
         deliveries.push(producer.send(record(n)).await.expect("it is open"));
     }
-    proxy.cut();
+    proxy.cut().await;
     proxy.set(Weather::default());
     for (n, delivery) in (1..).zip(deliveries) {
         let place = soon("an answer", delivery).await.expect("it is sent again");
