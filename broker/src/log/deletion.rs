@@ -104,8 +104,7 @@ impl Delete {
         if snapshots.iter().any(|as_of| (begin..=self.log_start).contains(as_of)) {
             return Ok(());
         }
-        let states =
-            replay::producers_at(shared, &self.list, begin, life, self.limits, self.now)?;
+        let states = replay::producers_at(shared, &self.list, begin, life, self.limits, self.now)?;
         checkpointing::write_snapshot(shared, begin, life, &states)?;
         flush::sync_dir(shared, SyncPoint::RecoveryFilesDir)
     }

@@ -9,14 +9,20 @@ use riverrun_proto::{epoch::LeaderEpoch, timestamp::Timestamp};
 
 use super::{
     LeaderEpochs, Read, ReadError, RetentionPolicy, TimedOffset,
-    testkit::{Driven, Make, at, env, fingerprint, header, read_all, replayed, sim_disk,
-        small_config},
+    testkit::{
+        Driven, Make, at, env, fingerprint, header, read_all, replayed, sim_disk, small_config,
+    },
 };
 use crate::io::sim::{PowerCut, SimDisk};
 
 #[derive(Debug, Clone)]
 enum Op {
-    Append { records: u32, value_bytes: usize, time: i64, producer: Option<usize> },
+    Append {
+        records: u32,
+        value_bytes: usize,
+        time: i64,
+        producer: Option<usize>,
+    },
     Flush,
     Checkpoint,
     /// To this part of what is not committed.
@@ -25,7 +31,12 @@ enum Op {
     Advance(prop::sample::Index),
     RetainBytes(u64),
     Reset(u8),
-    Read { from: prop::sample::Index, upper: prop::sample::Index, max_bytes: usize, cold: bool },
+    Read {
+        from: prop::sample::Index,
+        upper: prop::sample::Index,
+        max_bytes: usize,
+        cold: bool,
+    },
     Time(i64),
     Latest,
     CloseAndOpen,
@@ -42,8 +53,9 @@ fn op() -> impl Strategy<Value = Op> {
             producer,
         },
     );
-    let read = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1..6000usize, any::<bool>())
-        .prop_map(|(from, upper, max_bytes, cold)| Op::Read { from, upper, max_bytes, cold });
+    let read =
+        (any::<prop::sample::Index>(), any::<prop::sample::Index>(), 1..6000usize, any::<bool>())
+            .prop_map(|(from, upper, max_bytes, cold)| Op::Read { from, upper, max_bytes, cold });
     let index = any::<prop::sample::Index>;
     prop_oneof![
         20 => append,
@@ -161,7 +173,8 @@ impl World {
                 self.driven().log.note_high_watermark(at(to));
             }
             Op::Truncate(index) => {
-                let (low, high) = (self.model.committed.max(self.model.log_start), self.model.end());
+                let (low, high) =
+                    (self.model.committed.max(self.model.log_start), self.model.end());
                 let to = low + index.index((high - low + 1) as usize) as i64;
                 self.driven().truncate(at(to));
                 self.model.cut(to);

@@ -204,8 +204,9 @@ fn read_cold_once(shared: &Arc<Shared>, ask: Ask) -> Result<Batches, ReadError> 
     let mut start = floor(segment, &open, ask.from);
     loop {
         let source = |position, len| open.file.read(position, len).map(Some);
-        let looked = look(&open, start, end, ask, u64::MAX, source)
-            .map_err(|error| LogError::io("reading", &shared.segment_path(segment.base()), error))?;
+        let looked = look(&open, start, end, ask, u64::MAX, source).map_err(|error| {
+            LogError::io("reading", &shared.segment_path(segment.base()), error)
+        })?;
         let (offset, position, fault) = match looked {
             Looked::Batches(batches) => return Ok(batches),
             Looked::NotResident => unreachable!("a cold source always has the bytes or an error"),

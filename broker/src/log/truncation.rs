@@ -89,20 +89,18 @@ impl Truncate {
         if let Some((cut, _)) = &cut {
             kept = kept.below(cut.base()).with(cut.clone());
         }
-        let producers = replay::producers_at(
-            shared,
-            &kept,
-            point.offset,
-            on_disk.life,
-            self.limits,
-            self.now,
-        )?;
+        let producers =
+            replay::producers_at(shared, &kept, point.offset, on_disk.life, self.limits, self.now)?;
         self.mark(shared, on_disk, cut.as_ref(), point, &producers)?;
         remove_from(shared, point.offset)?;
         on_disk.cuts.retain(|cut| cut.segment < point.offset);
         let before = self.unsynced.iter().filter(|open| open.base() < point.offset);
         for open in before.chain(cut.iter().map(|(_, open)| open)) {
             flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
+        }
+        if let Some((segment, open)) = &cut {
+            let path = shared.segment_path(segment.base());
+            open.file.seal().map_err(|error| shared.failed("sealing", &path, error))?;
         }
         let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
         Ok(Truncated {

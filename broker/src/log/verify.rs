@@ -160,6 +160,10 @@ impl Verifier<'_> {
             let what = format!("offsets {} to {base} are missing", self.verified.end);
             self.find(&path, Some(self.verified.end), true, what);
         }
+        let next = match self.cut(&path, base) {
+            Some(cut) => Some(next.map_or(cut, |next| next.min(cut))),
+            None => next,
+        };
         let mut starts = Vec::new();
         let scanned = scan_segment(&path, |batch| {
             let offset = Offset::new(batch.header.base_offset).unwrap_or_default();
@@ -188,6 +192,13 @@ impl Verifier<'_> {
         self.index(dir, base, &end, &starts);
         self.verified.end = next.unwrap_or(last);
         Ok(())
+    }
+
+    /// Where the checkpoint says that this incarnation of the segment was cut.
+    fn cut(&self, path: &Path, base: Offset) -> Option<Offset> {
+        let checkpoint = self.checkpoint.as_ref().filter(|one| !one.cuts.is_empty())?;
+        let found = scan_segment(path, |_| ControlFlow::Break(())).ok()?;
+        checkpoint.cut_of(base, found.header.salt)
     }
 
     /// A segment that was being made when the power failed has no header and no records; anywhere
