@@ -282,6 +282,6 @@ async fn a_directory_of_another_node_is_refused() {
     assert!(options.start().stop().0.success());
     let refusal = options.clone().set("broker.node.id", "7").start_refused();
     assert_eq!(refusal.status.code(), Some(1), "{refusal:?}");
-    assert!(refusal.said.contains("node"), "{}", refusal.said);
+    assert!(refusal.said.contains("belongs to broker 1"), "{}", refusal.said);
     options.start();
 }

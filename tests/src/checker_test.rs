@@ -187,6 +187,11 @@ fn a_stale_end_is_found() {
     assert_eq!(backwards, [Anomaly::StaleEnd { partition: 0, end: 8, at_least: 9 }]);
     let at_once = found(|h| h.ends[3].called = 33);
     assert_eq!(at_once, []);
+    let not_committed_yet = found(|h| {
+        h.acks_of_the_leader = true;
+        h.ends[5].end = 5;
+    });
+    assert_eq!(not_committed_yet, []);
 }
 
 /// A log of several partitions and producers that did nothing wrong, with whatever a fault may

@@ -66,6 +66,9 @@ impl Load {
             others: JoinSet::new(),
             shape,
         };
+        if load.shape.acks != Acks::All {
+            load.recorder.acks_of_the_leader();
+        }
         for number in 0..load.shape.producers {
             let client = Client::builder().bootstrap_servers([address]).build().await;
             let client = client.expect("valid settings");
@@ -203,7 +206,7 @@ async fn follow_once(
         ..Default::default()
     };
     let open = v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
-    let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+    let (_held, requests) = raw::held_open(open);
     let mut answers = raw.consume.clone().fetch_stream(requests).await?.into_inner();
     while let Some(answer) = answers.message().await? {
         let Some(Response::Data(data)) = answer.response else { continue };

@@ -216,7 +216,12 @@ impl Worker {
                 lane.incarnation += 1;
                 let incarnation = lane.incarnation;
                 let until = CancellationToken::new();
-                lane.link = Link::Open(OpenLink::new(link, limits, until.clone().drop_guard()));
+                lane.link = Link::Open(OpenLink::new(
+                    link,
+                    limits,
+                    until.clone().drop_guard(),
+                    clock::now(),
+                ));
                 self.listen(broker, incarnation, events, until);
                 self.dirty.insert(broker);
             }
@@ -241,7 +246,7 @@ impl Worker {
                 if let Some(bytes) = in_flight_bytes {
                     open.set_window(bytes);
                 }
-                open.carried = true;
+                open.heard(clock::now());
                 lane.failures = 0;
                 for ack in acks {
                     self.on_ack(broker, ack);

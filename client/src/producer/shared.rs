@@ -153,7 +153,9 @@ impl Shared {
             let choice = route.as_ref().map(|route| self.choose(route, &record));
             match choice {
                 Some(Choice::Queue(queue)) => {
-                    match queue.accumulator.lock().append(&record, timestamp, charge, clock::now) {
+                    let placed =
+                        queue.accumulator.lock().append(&record, timestamp, charge, clock::now);
+                    match placed {
                         Ok(placed) => {
                             if placed.wake {
                                 self.mark_queue(queue);
@@ -161,13 +163,18 @@ impl Shared {
                             return Ok(Delivery::of_batch(placed.ack, placed.index, ms));
                         }
                         Err(Refused::TooLarge { bytes, max }) => {
-                            return Ok(Delivery::failed(too_large(bytes, max)));
+                            let error = too_large(bytes, max);
+                            self.count_failed(&error, 1);
+                            return Ok(Delivery::failed(error));
                         }
                         // The route is being replaced: look again, below at the latest.
                         Err(Refused::Closed(returned, _)) => charge = returned,
                     }
                 }
-                Some(Choice::Never(error)) => return Ok(Delivery::failed(error)),
+                Some(Choice::Never(error)) => {
+                    self.count_failed(&error, 1);
+                    return Ok(Delivery::failed(error));
+                }
                 // No route yet, or a partition past the known ones that may have been added.
                 Some(Choice::Unknown) | None => {}
             }
@@ -232,10 +239,9 @@ impl Shared {
     ) -> delivery::Placed {
         let placed = match self.choose(route, record) {
             Choice::Queue(queue) => {
-                let mut accumulator = queue.accumulator.lock();
-                match accumulator.append(record, timestamp, charge, clock::now) {
+                let placed = queue.accumulator.lock().append(record, timestamp, charge, clock::now);
+                match placed {
                     Ok(placed) => {
-                        drop(accumulator);
                         if placed.wake {
                             self.mark_queue(queue);
                         }
