@@ -142,7 +142,7 @@ impl BrokerOptions {
                 Err(error) => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    panic!("the broker did not get ready ({error}):\n{}", log.to_the_end());
+                    panic!("the broker did not get ready ({error}):\n{}", log.read_to_the_end());
                 }
             }
         }
@@ -161,11 +161,11 @@ impl BrokerOptions {
             if ready_line(&line).is_some() {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the broker serves; it was to refuse:\n{}", log.to_the_end());
+                panic!("the broker serves; it was to refuse:\n{}", log.read_to_the_end());
             }
         }
         let status = child.wait().expect("it was ours to wait for");
-        Refusal { status, said: log.to_the_end() }
+        Refusal { status, said: log.read_to_the_end() }
     }
 }
 
@@ -257,7 +257,7 @@ impl BrokerProcess {
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("it was ours to wait for");
         self.ended = true;
-        self.log.to_the_end();
+        self.log.read_to_the_end();
         status
     }
 
@@ -307,7 +307,11 @@ impl Drop for BrokerProcess {
             let _ = self.child.wait();
         }
         if thread::panicking() {
-            eprintln!("what the broker at {} logged last:\n{}", self.grpc, self.log.to_the_end());
+            eprintln!(
+                "what the broker at {} logged last:\n{}",
+                self.grpc,
+                self.log.read_to_the_end()
+            );
         }
     }
 }
@@ -333,7 +337,7 @@ impl LogLines {
     }
 
     /// The last of it, once the process has ended.
-    fn to_the_end(&mut self) -> String {
+    fn read_to_the_end(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
