@@ -268,7 +268,15 @@ fn an_idle_log_has_no_segment_and_nothing_open() {
 #[test]
 fn an_idle_segment_gives_its_window_back_and_takes_it_again() {
     let disk = sim_disk(1);
-    let mut driven = start(&disk, LogConfig { window_min: 65_536, window_max: 65_536, segment_bytes: 1 << 20, ..small_config() });
+    let mut driven = start(
+        &disk,
+        LogConfig {
+            window_min: 65_536,
+            window_max: 65_536,
+            segment_bytes: 1 << 20,
+            ..small_config()
+        },
+    );
     driven.append(make()).unwrap();
     let busy = used(&disk);
     let now = driven.now.saturating_add(driven.log.config().idle_after);

@@ -42,8 +42,7 @@ fn make(n: u64) -> Make {
 /// Rolls, a deletion, a cut that is marked, a producer, two leader epochs, a clean stop.
 fn write(data: &Path) {
     let dir = layout::partition_dir(data, meta().partition);
-    let mut driven =
-        Driven::around(super::Log::create(env(data), dir, &meta(), config()).unwrap());
+    let mut driven = Driven::around(super::Log::create(env(data), dir, &meta(), config()).unwrap());
     for n in 0..10 {
         driven.append(make(n)).unwrap();
     }
@@ -101,9 +100,8 @@ fn the_directory_of_the_first_version_opens() {
         assert_eq!((producer.epoch(), producer.batches().len()), (0, 11));
         let driven = Driven::around(log);
         let batches = driven.batches();
-        let expected = [(6, 1), (7, 1), (8, 4), (9, 4), (10, 4)].map(|(n, epoch)| {
-            Make { epoch, ..make(n) }.stamped(at(2 * n as i64)).to_bytes()
-        });
+        let expected = [(6, 1), (7, 1), (8, 4), (9, 4), (10, 4)]
+            .map(|(n, epoch)| Make { epoch, ..make(n) }.stamped(at(2 * n as i64)).to_bytes());
         assert_eq!(batches, expected);
         assert!(batches.iter().all(|batch| header(batch).record_count == 2));
         let reader = driven.log.reader();

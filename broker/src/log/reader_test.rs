@@ -115,9 +115,11 @@ fn history_is_opened_as_it_is_read_and_a_bounded_part_of_it_stays_open() {
 /// readers that follow it, a restart, and the verifier's word at the end.
 #[test]
 fn readers_follow_a_writer_on_the_real_disk() {
-    for (policy, write_mode) in
-        [(MapPolicy::Auto, WriteMode::Map), (MapPolicy::Auto, WriteMode::Write), (MapPolicy::Never, WriteMode::Write)]
-    {
+    for (policy, write_mode) in [
+        (MapPolicy::Auto, WriteMode::Map),
+        (MapPolicy::Auto, WriteMode::Write),
+        (MapPolicy::Never, WriteMode::Write),
+    ] {
         let data = tempfile::tempdir().unwrap();
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(policy));
         let env = || {
@@ -142,7 +144,9 @@ fn readers_follow_a_writer_on_the_real_disk() {
                 scope.spawn(move || follow(&reader, pace, is_over));
             }
             for n in 0..2000 {
-                driven.append(Make { value_bytes: 400 + n % 700, mark: n as u64, ..make() }).unwrap();
+                driven
+                    .append(Make { value_bytes: 400 + n % 700, mark: n as u64, ..make() })
+                    .unwrap();
                 match n {
                     500 | 1500 => driven.advance(at(n as i64)),
                     1000 => drop(driven.truncate(at(1900))),

@@ -37,7 +37,9 @@ fn log(disk: &SimDisk, below: u64, above: u64) -> (Driven, Vec<Bytes>) {
     driven.checkpoint();
     driven.stalls_checkpoints = true;
     for n in 0..above {
-        driven.append(Make { epoch: 1, producer: Some((7, 2 * n as i32)), ..make(100 + n) }).unwrap();
+        driven
+            .append(Make { epoch: 1, producer: Some((7, 2 * n as i32)), ..make(100 + n) })
+            .unwrap();
     }
     assert_eq!(driven.log.recovery_point(), at(2 * below as i64));
     let batches = driven.batches();
