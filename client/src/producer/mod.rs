@@ -28,6 +28,7 @@ mod builder;
 mod delivery;
 mod lane;
 mod partitioner;
+mod pool;
 mod pump;
 mod routes;
 mod sender;

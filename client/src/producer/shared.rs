@@ -25,6 +25,7 @@ use super::{
     builder::ProducerConfig,
     delivery::{self, Delivery, Unresolved},
     partitioner::Sticky,
+    pool::BufferPool,
 };
 use crate::{
     clock,
@@ -95,6 +96,7 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub(crate) config: ProducerConfig,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) pool: Arc<BufferPool>,
     topics: RwLock<Topics>,
     marks: Mutex<Marks>,
     wake: Notify,
@@ -126,6 +128,7 @@ impl Shared {
     pub(crate) fn new(config: ProducerConfig) -> Arc<Self> {
         Arc::new(Self {
             budget: Budget::new(config.buffer_memory),
+            pool: BufferPool::new(),
             config,
             topics: RwLock::default(),
             marks: Mutex::default(),
@@ -409,12 +412,13 @@ impl fmt::Debug for Shared {
 // === impl PartitionQueue ===
 
 impl PartitionQueue {
-    pub(crate) fn new(topic: &Topic, partition: u32, config: &ProducerConfig) -> Arc<Self> {
-        let options = config.batch_options(topic.max_message_bytes);
+    pub(crate) fn new(topic: &Topic, partition: u32, shared: &Shared) -> Arc<Self> {
+        let options = shared.config.batch_options(topic.max_message_bytes);
+        let (linger, pool) = (shared.config.linger, Arc::clone(&shared.pool));
         Arc::new(Self {
             key: PartitionKey { topic: topic.id, partition },
             topic: Arc::clone(&topic.name),
-            accumulator: Mutex::new(Accumulator::new(partition, options, config.linger)),
+            accumulator: Mutex::new(Accumulator::new(partition, options, linger, pool)),
             marked: AtomicBool::new(false),
         })
     }
