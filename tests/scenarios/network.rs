@@ -29,7 +29,7 @@ async fn lost_connections_lose_and_repeat_nothing() {
     let data = data_dir();
     let (broker, proxy) = behind_a_proxy(data.path()).await;
     let topic = broker.raw().await.create_topic("load", 3, &[]).await;
-    let shape = Shape { topic, producers: 2, readers: 1, acks: Acks::All };
+    let shape = Shape { topic, producers: 2, readers: 2, acks: Acks::All };
     let load = Load::start(&proxy.address(), shape).await;
     for round in 0..5 * rounds() {
         load.progress(500).await;

@@ -19,7 +19,10 @@ use riverrun_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{raw::Raw, wait::HANG};
+use crate::{
+    raw::Raw,
+    wait::{self, HANG},
+};
 
 /// Log lines kept of a broker.
 const LINES_MAX: usize = 10_000;
@@ -265,6 +268,17 @@ impl BrokerProcess {
     pub fn logged(&self) -> Vec<Value> {
         let lines = self.log.lines.lock().expect("nobody panics while holding it");
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for a line of its log.
+    pub async fn logs(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        wait::until("the broker logs something", async || {
+            found = self.logged().into_iter().find(&wanted);
+            found.is_some()
+        })
+        .await;
+        found.expect("it was waited for")
     }
 
     /// Bytes of memory that are nobody else's: neither file pages nor code. Maps of segments belong
