@@ -55,6 +55,7 @@ async fn a_lost_answer_is_asked_for_again_and_found_a_duplicate() {
     let client = Client::builder().bootstrap_servers([proxy.address()]).build().await;
     let producer =
         client.expect("valid settings").producer().build().await.expect("valid settings");
+    #[expect(clippy::async_yields_async, reason = "first memory, then the answer")]
     let send = async |text: &str| {
         let record = Record::to("t").value(text.to_owned()).partition(0);
         producer.send(record).await.expect("it is open")
