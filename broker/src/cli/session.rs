@@ -59,7 +59,7 @@ impl Session {
 
     /// A client retries until its timeout, which is right for services and a long silence for a
     /// person who forgot to start the broker.
-    async fn knock(&self) -> Result<()> {
+    pub(crate) async fn knock(&self) -> Result<()> {
         let mut refused = Vec::new();
         for broker in &self.brokers {
             let Ok(address) = broker.parse::<riverrun_client::Address>() else { continue };
