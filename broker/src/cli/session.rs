@@ -165,7 +165,9 @@ impl From<Error> for Failure {
         };
         let failure = Self::new(exit, error.to_string());
         match error.kind() {
-            ErrorKind::Connection => failure.advise("is the broker up? riverrun topic list"),
+            ErrorKind::Connection | ErrorKind::Timeout => {
+                failure.advise("is the broker up? riverrun topic list")
+            }
             ErrorKind::TooLarge => failure
                 .advise("allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES"),
             _ => failure,

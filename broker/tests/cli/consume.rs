@@ -112,16 +112,17 @@ fn a_closed_pipe_ends_it_quietly() {
 #[test]
 fn a_broker_that_goes_away_is_told_and_waited_for() {
     let broker = broker();
-    let args = ["consume", "t", "-o", "end", "--timeout", "100ms"];
+    let args = ["consume", "t", "-o", "-1", "-p", "0", "--timeout", "1s"];
     let (mut following, _stdin) = broker.start_command(&args);
+    following.stdout_line("p0-9");
     let broker = broker.restart(|| {
         following.stderr_line("cannot be reached; waiting for it");
     });
     following.stderr_line("the broker is back");
-    broker.with(&["produce", "t"], "after\n").expect(0);
+    broker.with(&["produce", "t", "-p", "0"], "after\n").expect(0);
     assert_eq!(following.stdout_line("after"), "after\n");
     following.interrupt();
-    following.wait().expect(0).says(&["1 record,"]);
+    following.wait().expect(0).says(&["2 records,"]);
 }
 
 #[test]
