@@ -24,6 +24,9 @@ use crate::clock::{Clock as _, SystemClock};
 const UNWRITTEN_RECORDS: u32 = 1024;
 const UNWRITTEN_BYTES: usize = 256 * 1024;
 
+/// Silence after which it is looked whether the broker is there.
+const SILENCE_CHECK: Duration = Duration::from_secs(5);
+
 /// Read records of topics
 #[derive(Args, Debug)]
 #[command(after_help = r#"Examples:
@@ -178,6 +181,7 @@ async fn read(
     let mut consumer: Consumer = client.consumer().assign(positions).build().await?;
     let mut out = Vec::new();
     let mut unwritten = 0;
+    let mut silence = Silence::new(session.timeout());
     let mut told_of_end = !session.shows_progress() || args.exit_at_end;
     loop {
         let next = match futures::poll!(consumer.next()) {
@@ -194,17 +198,17 @@ async fn read(
                     told_of_end = true;
                     session.say("at the end; waiting for more, Ctrl-C stops (-e exits here)");
                 }
-                // A consumer retries without end: only silence tells that the broker is gone.
-                let owed = ranges.values().any(Range::is_owed);
                 tokio::select! {
                     next = consumer.next() => next,
                     () = interrupt.next() => return Ok(()),
-                    () = tokio::time::sleep(session.timeout()), if owed => {
-                        return Err(silence(session.timeout(), &ranges));
+                    () = tokio::time::sleep(silence.patience()) => {
+                        silence.goes_on(&ranges, session).await?;
+                        continue;
                     }
                 }
             }
         };
+        silence.ends(session);
         let Some(next) = next else { return Ok(()) };
         let record = match next {
             Ok(record) => record,
@@ -241,13 +245,56 @@ fn skip(ranges: &mut Ranges, consumer: &Consumer) -> Result<()> {
     Ok(())
 }
 
-/// Records that are there did not come.
-fn silence(timeout: Duration, ranges: &Ranges) -> Failure {
-    let waited = output::duration(timeout);
-    let owed = ranges.iter().filter(|(_, range)| range.is_owed());
-    let owed: Vec<String> = owed.map(|(partition, _)| partition.to_string()).collect();
-    let what = format!("no record came for {waited}, although there are more: {}", owed.join(", "));
-    Failure::new(Exit::Unavailable, what).advise("is the broker up? riverrun topic list")
+/// How long nothing has come. A consumer retries without end, so only silence tells that the broker
+/// is gone: an error where records are owed, a word to whoever sits there where they may yet come.
+struct Silence {
+    timeout: Duration,
+    so_far: Duration,
+    told: bool,
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, so_far: Duration::ZERO, told: false }
+    }
+
+    /// How long to wait before looking.
+    fn patience(&self) -> Duration {
+        self.timeout.min(SILENCE_CHECK)
+    }
+
+    /// The patience is over and nothing has come.
+    async fn goes_on(&mut self, ranges: &Ranges, session: &Session) -> Result<()> {
+        self.so_far += self.patience();
+        let owed = ranges.iter().filter(|(_, range)| range.is_owed());
+        let owed: Vec<String> = owed.map(|(partition, _)| partition.to_string()).collect();
+        if !owed.is_empty() && self.so_far >= self.timeout {
+            let waited = output::duration(self.so_far);
+            let owed = owed.join(", ");
+            let what = format!("no record came for {waited}, although there are more: {owed}");
+            return Err(Failure::new(Exit::Unavailable, what)
+                .advise("is the broker up? riverrun topic list"));
+        }
+        match session.knock().await {
+            Ok(()) if self.told => self.ends(session),
+            Err(_) if !self.told => {
+                self.told = true;
+                session.say("the broker cannot be reached; waiting for it, Ctrl-C stops");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Something came.
+    fn ends(&mut self, session: &Session) {
+        self.so_far = Duration::ZERO;
+        if std::mem::take(&mut self.told) {
+            session.say("the broker is back");
+        }
+    }
 }
 
 /// What the stream of records ended with; damage has a way on.
