@@ -100,8 +100,8 @@ fn check_against_scan(
     start: usize,
     current: i32,
 ) -> Result<(), TestCaseError> {
-    for offset in start..log.len() {
-        prop_assert_eq!(epochs.epoch_of(at(offset as i64)), Some(epoch(log[offset])));
+    for (offset, of) in log.iter().enumerate().skip(start) {
+        prop_assert_eq!(epochs.epoch_of(at(offset as i64)), Some(epoch(*of)));
     }
     let end = at(log.len() as i64);
     for asked in 0..=current {
