@@ -131,10 +131,9 @@ async fn what_a_partition_alone_can_judge_is_refused() {
     let mut stream = AppendStream::open(&raw, v1::Acks::All).await;
     let edge = v1::offset_query::At::Edge(v1::Edge::Latest.into());
     let current = raw.offset(&topic, 0, edge).await.leader_epoch;
-    for (epoch, reason) in [
-        (current - 1, "FENCED_LEADER_EPOCH"),
-        (current + 1, "UNKNOWN_LEADER_EPOCH"),
-    ] {
+    for (epoch, reason) in
+        [(current - 1, "FENCED_LEADER_EPOCH"), (current + 1, "UNKNOWN_LEADER_EPOCH")]
+    {
         let item = v1::ProduceStreamAppend {
             correlation_id: 77,
             topic_id: topic.topic_id.clone(),
@@ -184,7 +183,8 @@ async fn records_that_lie_are_the_readers_error_and_can_be_skipped() {
     let (_broker, raw, topic) = start(broker(data.path())).await;
     let mut stream = AppendStream::open(&raw, v1::Acks::All).await;
     let three = 3i32.to_be_bytes();
-    let lying = forge::altered(&forge::batch(&["one, long enough for three"]), at::RECORDS_COUNT, &three);
+    let lying =
+        forge::altered(&forge::batch(&["one, long enough for three"]), at::RECORDS_COUNT, &three);
     let lying = forge::altered(&lying, at::LAST_OFFSET_DELTA, &2i32.to_be_bytes());
     for batch in [forge::batch(&["before"]), lying, forge::batch(&["after"])] {
         stream.append(&topic, 0, batch).await.expect("its header is sound");

@@ -30,7 +30,11 @@ async fn start(data: &std::path::Path) -> (BrokerProcess, Raw, v1::Topic) {
 /// What a definite refusal that no retry helps looks like.
 #[track_caller]
 fn assert_refused(refused: &Refused, code: Code, reason: &str, what: &str) {
-    assert_eq!((refused.code, refused.error.reason.as_str()), (code, reason), "{what}: {refused:?}");
+    assert_eq!(
+        (refused.code, refused.error.reason.as_str()),
+        (code, reason),
+        "{what}: {refused:?}"
+    );
     assert!(!refused.error.retriable && refused.error.definite, "{what}: {refused:?}");
     assert!(refused.error.message.len() > 10, "{what}: {refused:?} explains nothing");
 }
@@ -84,7 +88,12 @@ async fn produce_calls_that_cannot_be_are_refused_as_a_whole() {
             missing,
             "UNKNOWN_TOPIC_ID",
         ),
-        ("no such acks", v1::ProduceRequest { acks: 9, ..good() }, invalid, "INVALID_REQUIRED_ACKS"),
+        (
+            "no such acks",
+            v1::ProduceRequest { acks: 9, ..good() },
+            invalid,
+            "INVALID_REQUIRED_ACKS",
+        ),
         ("no records", v1::ProduceRequest { records: None, ..good() }, invalid, "INVALID_RECORD"),
         (
             "an empty list",
@@ -171,10 +180,8 @@ async fn reads_of_what_is_not_there_answer_in_band_and_spare_the_others() {
             raw.produce("t", partition, &[value]).await.expect("it is fine");
         }
     }
-    let before = v1::DeleteRecordsBefore {
-        partition: Some(raw::place(&topic, 0)),
-        before_offset: Some(2),
-    };
+    let before =
+        v1::DeleteRecordsBefore { partition: Some(raw::place(&topic, 0)), before_offset: Some(2) };
     let delete = v1::DeleteRecordsRequest { partitions: vec![before], timeout: None };
     raw.admin.clone().delete_records(delete).await.expect("they are there");
 
@@ -336,7 +343,9 @@ async fn what_does_not_exist_yet_says_so() {
     let consume = raw.consume.clone().consume(tokio_stream::pending()).await;
     let refused = match consume {
         Err(status) => status,
-        Ok(answers) => soon("an answer", answers.into_inner().message()).await.expect_err("no groups"),
+        Ok(answers) => {
+            soon("an answer", answers.into_inner().message()).await.expect_err("no groups")
+        }
     };
     let refused = Refused::from(refused);
     assert_refused(&refused, Code::Unimplemented, "UNSUPPORTED_VERSION", "a group");

@@ -37,7 +37,10 @@ async fn killed_under_load(what: &str, topic: &[(&str, &str)], acks: Acks) {
     let acked = history.sent.iter().filter(|s| matches!(s.outcome, Outcome::Acked(_))).count();
     assert_eq!(acked, history.sent.len(), "{what}: producers ride through a restart");
     // Not asserted: it is the machine's speed as well. The promise is a second.
-    println!("{what}: {acked} records over {} kills, serving again after {resumed:?}", resumed.len());
+    println!(
+        "{what}: {acked} records over {} kills, serving again after {resumed:?}",
+        resumed.len()
+    );
     assert!(running.stop().0.success(), "{what}");
 }
 
@@ -49,7 +52,8 @@ async fn nothing_acked_is_lost_with_durability_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acked_is_lost_with_durability_memory() {
     // Small segments, so that kills meet rolls.
-    let topic = [("durability", "memory"), ("max.message.bytes", "128KiB"), ("segment.bytes", "1MiB")];
+    let topic =
+        [("durability", "memory"), ("max.message.bytes", "128KiB"), ("segment.bytes", "1MiB")];
     killed_under_load("memory", &topic, Acks::All).await;
 }
 

@@ -54,7 +54,10 @@ async fn full(durability: &str) {
     let filling = disk.fill();
     let (acked, error) = until_full(&raw, &topic).await;
     assert_eq!(error.reason, "STORAGE_FULL", "{error:?}");
-    assert!(error.definite && error.retriable, "nothing was written, and it may be later: {error:?}");
+    assert!(
+        error.definite && error.retriable,
+        "nothing was written, and it may be later: {error:?}"
+    );
     assert!(error.retry_after.is_some(), "{error:?}");
     let expected: HashSet<String> = acked.iter().cloned().chain(["before".to_owned()]).collect();
     let read = raw.read_out(&topic, 0).await;
@@ -123,7 +126,7 @@ async fn a_broker_on_a_full_disk_stops_clean_and_starts_again() {
     let (acked, _) = until_full(&raw, &topic).await;
     let metrics = http::metrics(broker.http()).await;
     assert_eq!(metrics.value("riverrun_storage_disk_free_space_alert"), 1.0);
-    assert!(metrics.value("riverrun_storage_append_failures_total") >= 1.0);
+    assert!(metrics.value("riverrun_log_storage_full_total") >= 1.0);
     assert_eq!(metrics.value("riverrun_storage_failed"), 0.0, "full is not failed");
 
     let (status, logged) = broker.stop();

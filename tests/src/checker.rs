@@ -311,7 +311,8 @@ fn end_offsets(history: &History, anomalies: &mut Vec<Anomaly>) {
         Told(usize),
     }
     let mut events: Vec<(Moment, Event)> = Vec::new();
-    for sent in &history.sent {
+    let committed = history.sent.iter().filter(|_| !history.acks_of_the_leader);
+    for sent in committed {
         if let Outcome::Acked(offset) = sent.outcome {
             events.push((sent.answered, Event::Acked(sent.partition, offset + 1)));
         }

@@ -53,8 +53,7 @@ fn a_lost_write_is_found() {
     let value = value(0, 1);
     assert!(lost.contains(&Anomaly::Lost { value, partition: 0, offset: 2 }), "{lost:?}");
     // The reader that was not given it skipped it, too; nothing else is wrong.
-    let skipped =
-        Anomaly::Skipped { reader: 7, partition: 0, had: 1, given: 3, skipped: 2 };
+    let skipped = Anomaly::Skipped { reader: 7, partition: 0, had: 1, given: 3, skipped: 2 };
     assert!(lost.contains(&skipped) && lost.len() == 2, "{lost:?}");
 }
 
@@ -82,10 +81,7 @@ fn a_log_that_ends_too_early_is_found() {
 #[test]
 fn a_duplicate_is_found() {
     let twice = found(|h| h.polls[2].records.push((6, value(1, 2))));
-    assert_eq!(
-        twice,
-        [Anomaly::Duplicate { value: value(1, 2), places: vec![(0, 5), (0, 6)] }]
-    );
+    assert_eq!(twice, [Anomaly::Duplicate { value: value(1, 2), places: vec![(0, 5), (0, 6)] }]);
     let elsewhere = found(|h| {
         let records = vec![(0, value(1, 2))];
         h.polls.push(Poll { reader: 8, partition: 1, moved_to: Some(0), records });
@@ -160,10 +156,7 @@ fn a_reader_that_goes_back_or_skips_is_found() {
         "{back:?}"
     );
     let again = found(|h| h.polls[1].records.insert(1, (2, value(0, 1))));
-    assert_eq!(
-        again,
-        [Anomaly::NonMonotonic { reader: 7, partition: 0, had: 2, given: 2 }]
-    );
+    assert_eq!(again, [Anomaly::NonMonotonic { reader: 7, partition: 0, had: 2, given: 2 }]);
     let skipping = |moved_to| {
         found(|h| {
             for (moved_to, at) in [(Some(0), 0), (moved_to, 4)] {
@@ -194,6 +187,11 @@ fn a_stale_end_is_found() {
     assert_eq!(backwards, [Anomaly::StaleEnd { partition: 0, end: 8, at_least: 9 }]);
     let at_once = found(|h| h.ends[3].called = 33);
     assert_eq!(at_once, []);
+    let not_committed_yet = found(|h| {
+        h.acks_of_the_leader = true;
+        h.ends[5].end = 5;
+    });
+    assert_eq!(not_committed_yet, []);
 }
 
 /// A log of several partitions and producers that did nothing wrong, with whatever a fault may

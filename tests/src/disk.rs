@@ -151,9 +151,13 @@ impl FailingDisk {
         let tmpfs = place.path().join("below");
         fs::create_dir(&tmpfs).map_err(|e| e.to_string())?;
         let size = format!("size={mib}m");
-        run("mount", ["-t", "tmpfs", "-o", &size, "none"].map(OsStr::new).into_iter().chain([
-            tmpfs.as_os_str(),
-        ]))?;
+        run(
+            "mount",
+            ["-t", "tmpfs", "-o", &size, "none"]
+                .map(OsStr::new)
+                .into_iter()
+                .chain([tmpfs.as_os_str()]),
+        )?;
         let below = Mount { at: tmpfs };
         // Twice what the tmpfs holds: not all of it can ever be written.
         let disk = ext4(&below.at.join("image"), &place.path().join("failing"), mib * 2)?;

@@ -46,11 +46,8 @@ pub fn of_producer(id: i64, epoch: i16, base_sequence: i32, values: &[&str]) -> 
 
 /// A batch of one record with a value of `bytes` zeros.
 pub fn large(bytes: usize) -> Bytes {
-    let options = BatchOptions {
-        size_budget: usize::MAX,
-        bytes_max: usize::MAX,
-        ..BatchOptions::default()
-    };
+    let options =
+        BatchOptions { size_budget: usize::MAX, bytes_max: usize::MAX, ..BatchOptions::default() };
     let mut builder = BatchBuilder::new(options);
     builder.append(now(), None, Some(&vec![0; bytes]), []).expect("the first record always fits");
     builder.finish()

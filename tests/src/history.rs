@@ -88,6 +88,9 @@ pub struct History {
     /// Partitions read from their beginning to their end after everything had been answered, and
     /// that end. What is not in such a reading is not in the log.
     pub read_out: HashMap<u32, i64>,
+    /// Acks were the leader's alone: what is acknowledged may not be committed yet, so that an end
+    /// offset may lie before it for a while.
+    pub acks_of_the_leader: bool,
 }
 
 /// Takes down a history from many tasks.
@@ -145,6 +148,11 @@ impl Recorder {
     /// Takes down that a partition was read out, up to `end`.
     pub fn read_out(&self, partition: u32, end: i64) {
         self.lock().read_out.insert(partition, end);
+    }
+
+    /// Acks say less than that a record is committed.
+    pub fn acks_of_the_leader(&self) {
+        self.lock().acks_of_the_leader = true;
     }
 
     /// How many records were acknowledged so far.

@@ -66,6 +66,9 @@ impl Load {
             others: JoinSet::new(),
             shape,
         };
+        if load.shape.acks != Acks::All {
+            load.recorder.acks_of_the_leader();
+        }
         for number in 0..load.shape.producers {
             let client = Client::builder().bootstrap_servers([address]).build().await;
             let client = client.expect("valid settings");
@@ -94,7 +97,16 @@ impl Load {
     /// Lets the producers finish, reads every partition out, and gives the history.
     pub async fn finish(mut self) -> Recorder {
         self.stop.store(true, Ordering::SeqCst);
-        let ended = async { while self.producers.join_next().await.transpose().expect("no producer panics").is_some() {} };
+        let ended = async {
+            while self
+                .producers
+                .join_next()
+                .await
+                .transpose()
+                .expect("no producer panics")
+                .is_some()
+            {}
+        };
         wait::soon("the producers to end", ended).await;
         self.others.abort_all();
         let raw = Raw::connect(&self.address).await;
@@ -171,13 +183,7 @@ async fn produce(
 }
 
 /// One reader of one partition: goes on where it was whenever the broker is there.
-async fn follow(
-    reader: u32,
-    raw: Raw,
-    topic: v1::Topic,
-    partition: i32,
-    recorder: Recorder,
-) {
+async fn follow(reader: u32, raw: Raw, topic: v1::Topic, partition: i32, recorder: Recorder) {
     let mut next = 0;
     loop {
         // Failed or ended: the broker is away or drains.
@@ -200,7 +206,7 @@ async fn follow_once(
         ..Default::default()
     };
     let open = v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
-    let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+    let (_held, requests) = raw::held_open(open);
     let mut answers = raw.consume.clone().fetch_stream(requests).await?.into_inner();
     while let Some(answer) = answers.message().await? {
         let Some(Response::Data(data)) = answer.response else { continue };

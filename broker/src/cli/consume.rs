@@ -1,10 +1,12 @@
 //! `riverrun consume`: records of topics, as they are or as they come.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
-use riverrun_client::{Admin, Client, Consumer, ConsumerRecord, Position, Topic, TopicPartition};
+use riverrun_client::{
+    Admin, Client, Consumer, ConsumerRecord, Error, Position, Topic, TopicPartition,
+};
 
 use super::{
     consume_range::{Edges, Range, Times},
@@ -20,6 +22,7 @@ use crate::clock::{Clock as _, SystemClock};
 
 /// Records whose output may wait for more of them; then it is written whatever comes.
 const UNWRITTEN_RECORDS: u32 = 1024;
+const UNWRITTEN_BYTES: usize = 256 * 1024;
 
 /// Read records of topics
 #[derive(Args, Debug)]
@@ -177,44 +180,88 @@ async fn read(
     let mut unwritten = 0;
     let mut told_of_end = !session.shows_progress() || args.exit_at_end;
     loop {
-        // What was read is written before anything is waited for.
         let next = match futures::poll!(consumer.next()) {
-            std::task::Poll::Ready(next) => next,
-            std::task::Poll::Pending => {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                // What was read is written before anything is waited for.
                 write(&mut out)?;
                 unwritten = 0;
+                skip(&mut ranges, &consumer)?;
+                if ranges.is_empty() {
+                    return Ok(());
+                }
                 if !told_of_end && printed.records > 0 && consumer.is_caught_up() {
                     told_of_end = true;
                     session.say("at the end; waiting for more, Ctrl-C stops (-e exits here)");
                 }
+                // A consumer retries without end: only silence tells that the broker is gone.
+                let owed = ranges.values().any(Range::is_owed);
                 tokio::select! {
                     next = consumer.next() => next,
                     () = interrupt.next() => return Ok(()),
+                    () = tokio::time::sleep(session.timeout()), if owed => {
+                        return Err(silence(session.timeout(), &ranges));
+                    }
                 }
             }
         };
         let Some(next) = next else { return Ok(()) };
-        let record = next?;
-        if take(&record, &mut ranges, &mut consumer)? {
+        let record = match next {
+            Ok(record) => record,
+            Err(error) => {
+                write(&mut out)?;
+                return Err(explain(&error));
+            }
+        };
+        if take(&record, &mut ranges, &consumer)? {
             args.format
                 .write(&RecordView::from(&record), &mut out)
                 .map_err(|e| Failure::io("cannot print a record", &e))?;
             printed.add(&record);
             unwritten += 1;
         }
-        if ranges.is_empty() || args.num.is_some_and(|n| printed.records >= n) {
+        if ranges.is_empty() || args.num.is_some_and(|num| printed.records >= num) {
             return write(&mut out);
         }
-        if unwritten >= UNWRITTEN_RECORDS {
+        if unwritten >= UNWRITTEN_RECORDS || out.len() >= UNWRITTEN_BYTES {
             write(&mut out)?;
             unwritten = 0;
         }
     }
 }
 
+/// Offsets may be no records: then the consumer is past them and no record says so.
+fn skip(ranges: &mut Ranges, consumer: &Consumer) -> Result<()> {
+    for (partition, range) in ranges.iter_mut() {
+        if let Some(position) = consumer.position(partition)? {
+            range.advance_to(position);
+        }
+    }
+    ranges.retain(|_, range| !range.is_done());
+    Ok(())
+}
+
+/// Records that are there did not come.
+fn silence(timeout: Duration, ranges: &Ranges) -> Failure {
+    let waited = output::duration(timeout);
+    let owed = ranges.iter().filter(|(_, range)| range.is_owed());
+    let owed: Vec<String> = owed.map(|(partition, _)| partition.to_string()).collect();
+    let what = format!("no record came for {waited}, although there are more: {}", owed.join(", "));
+    Failure::new(Exit::Unavailable, what).advise("is the broker up? riverrun topic list")
+}
+
+/// What the stream of records ended with; damage has a way on.
+fn explain(error: &Error) -> Failure {
+    let failure = Failure::from(error.clone());
+    match error.next_offset() {
+        Some(next) => failure.advise(format!("go on behind it: -o {next} -p PARTITION")),
+        None => failure,
+    }
+}
+
 /// Whether a record is one of those that were asked for. A partition that has been read to its end
 /// is not asked for any more.
-fn take(record: &ConsumerRecord, ranges: &mut Ranges, consumer: &mut Consumer) -> Result<bool> {
+fn take(record: &ConsumerRecord, ranges: &mut Ranges, consumer: &Consumer) -> Result<bool> {
     let partition = record.topic_partition();
     let Some(range) = ranges.get_mut(&partition) else { return Ok(false) };
     let wanted = range.take(record.offset());

@@ -69,7 +69,7 @@ async fn once_and_in_order_under_random_faults() {
         let id = cluster.create_topic("t", PARTITIONS as u32);
         let client = cluster.client().await;
         let builder = client.consumer().assign_all("t", Position::Earliest);
-        let prefetch = 64 * 1024 << rng.random_range(0..3);
+        let prefetch = (64 * 1024) << rng.random_range(0..3);
         let mut consumer = builder.prefetch_bytes(prefetch).build().await.unwrap();
         let mut written = [0; PARTITIONS];
         let mut read = [0_i64; PARTITIONS];

@@ -229,6 +229,34 @@ async fn an_answer_that_never_comes_is_asked_for_again_and_then_times_out_indefi
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_partition_that_is_slow_to_answer_does_not_cost_the_others_their_stream() {
+    let cluster = TestCluster::start(1);
+    cluster.create_topic("t", 2);
+    cluster.hold_acks("t", 0, true).await;
+    let client = cluster.client().await;
+    let producer = client.producer().request_timeout(5 * SECOND).build().await.unwrap();
+    let slow = producer.send(record(0).partition(0)).await.unwrap();
+    for n in 0..8 {
+        producer.send(record(n).partition(1)).await.unwrap().await.unwrap();
+        tokio::time::sleep(SECOND).await;
+    }
+    cluster.hold_acks("t", 0, false).await;
+    assert!(!slow.await.unwrap().is_duplicate());
+    assert_eq!(cluster.state().seen.produce_streams, 1);
+    // But not for ever.
+    cluster.hold_acks("t", 0, true).await;
+    let lost = producer.send(record(1).partition(0)).await.unwrap();
+    for n in 8..20 {
+        producer.send(record(n).partition(1)).await.unwrap().await.unwrap();
+        tokio::time::sleep(SECOND).await;
+    }
+    cluster.hold_acks("t", 0, false).await;
+    lost.await.unwrap();
+    assert!(cluster.state().seen.produce_streams >= 2);
+    assert_eq!((cluster.values("t", 0), cluster.values("t", 1)), (numbers(2), numbers(20)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_final_refusal_costs_its_batch_and_no_other() {
     let cluster = TestCluster::start(1);
     cluster.create_topic("t", 1);

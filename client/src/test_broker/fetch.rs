@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PartitionAt, State, error, log::header, network::Broker};
+use super::{State, error, log::header, network::Broker};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Batches of one partition in a message.

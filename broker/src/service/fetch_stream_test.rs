@@ -5,7 +5,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::{fetch_stream_request::Request, fetch_stream_response::Response, partition_data::Outcome};
 
-use super::*;
+use super::{test_support::*, *};
 
 struct Client {
     requests: channel::Sender<v1::FetchStreamRequest>,
@@ -323,6 +323,28 @@ async fn small_pieces_are_packed() {
     let places = (0..8).map(|p| from_offset(by_id(topic, p), 0)).collect();
     let mut client = Client::open(&broker, open(places)).await;
     assert_eq!(client.data().await.len(), 8);
+}
+
+/// However much a client would take, a message stays within the broker's limit, but for one batch.
+#[tokio::test]
+async fn messages_stay_within_the_brokers_limit() {
+    let broker = Broker::with(|setup| setup.limits.response_bytes_max = 1000).await;
+    let topic = broker.topic("orders", 1).await;
+    let value = "x".repeat(300);
+    broker.write(topic, 0, &[value.as_str(); 10]).await;
+    let size = batch(&[&value]).len();
+    let asked = v1::FetchStreamOpen {
+        max_response_bytes: 1 << 30,
+        ..open(vec![from_offset(by_id(topic, 0), 0)])
+    };
+    let mut client = Client::open(&broker, asked).await;
+    let mut seen = 0;
+    while seen < 10 {
+        let data = client.data().await;
+        let bytes: u64 = data.iter().map(|item| item.credit_bytes).sum();
+        assert!(bytes <= (1000 / size * size) as u64, "{bytes} bytes in one message");
+        seen += data.iter().map(|item| values_of(item).len()).sum::<usize>();
+    }
 }
 
 #[tokio::test]
