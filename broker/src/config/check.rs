@@ -89,12 +89,8 @@ impl Config {
         }
         // What is being received has half as much again as what was received.
         let admission = self.produce.admission_percent;
-        let shares = [
-            admission,
-            admission / 2,
-            self.fetch.memory_percent,
-            self.fetch.cold_read_percent,
-        ];
+        let shares =
+            [admission, admission / 2, self.fetch.memory_percent, self.fetch.cold_read_percent];
         let sum: u32 = shares.into_iter().map(u32::from).sum();
         if sum > 100 {
             findings.push((

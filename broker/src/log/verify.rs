@@ -293,7 +293,8 @@ impl Verifier<'_> {
         } else if limit.is_none()
             && let Some(stray) = found.stray_at
         {
-            let what = format!("bytes behind the last batch at position {stray}; nobody reads them");
+            let what =
+                format!("bytes behind the last batch at position {stray}; nobody reads them");
             self.find(path, Some(end), false, what);
         }
         ControlFlow::Continue(())

@@ -307,7 +307,7 @@ fn broken_small_files_are_damage_and_directories_are_found() {
     fs::create_dir_all(&inside).unwrap();
     fs::write(inside.join(META_FILE), b"?").unwrap();
     for dir in [data.path(), &data.path().join("data"), &inside] {
-        assert_eq!(partition_dirs(dir).unwrap(), [inside.clone()]);
+        assert_eq!(partition_dirs(dir).unwrap(), std::slice::from_ref(&inside));
     }
     assert!(matches!(
         scan_segment(&inside.join("x.log"), |_| ControlFlow::Continue(())),
