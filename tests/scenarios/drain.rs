@@ -12,6 +12,7 @@ use riverrun_tests::{
     wait::soon,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 use v1::fetch_stream_response::Response;
 
 use crate::{broker, data_dir, rounds};
@@ -31,9 +32,8 @@ async fn stops_under_load_lose_nothing_and_the_next_start_scans_nothing() {
         let (status, logged) = soon("the stop", stopping).await.expect("it does not panic");
         assert!(status.success(), "{status:?}: {logged:#?}");
         running = options.start();
-        let logged = running.logged();
-        let opened = logged.iter().find(|line| line["fields"]["message"] == "partitions opened");
-        let opened = opened.expect("it says what it opened");
+        let is_report = |line: &Value| line["fields"]["message"] == "partitions opened";
+        let opened = running.logs(is_report).await;
         assert_eq!(opened["fields"]["scanned_bytes"], 0, "{opened}");
     }
     load.progress(2_000).await;

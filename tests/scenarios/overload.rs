@@ -206,6 +206,49 @@ async fn write_free(producer: &Producer) -> Duration {
     start.elapsed()
 }
 
+/// Who cannot wait for the disk is told the truth: written, not known to be durable. What that was
+/// is there when the disk is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_over_says_that_the_outcome_is_open() {
+    let mut disk = match HangingDisk::new(64) {
+        Ok(disk) => disk,
+        Err(why) => return passed_over(&format!("cannot mount a hanging disk: {why}")),
+    };
+    let broker = bounded(&disk.path().join("data")).start();
+    let raw = broker.raw().await;
+    let topic = raw.create_topic("t", 1, &[("durability", "disk")]).await;
+    raw.produce("t", 0, &["before"]).await.expect("the disk works");
+    disk.hang();
+    let record = v1::Record { value: Some("late".into()), ..Default::default() };
+    let request = |acks: v1::Acks| v1::ProduceRequest {
+        topic: "t".to_owned(),
+        records: Some(v1::RecordList { records: vec![record.clone()], compression: 0 }),
+        partition: Some(0),
+        acks: acks.into(),
+        ack_timeout: Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 }),
+        ..Default::default()
+    };
+    let late = raw.produce.clone().produce(request(v1::Acks::All)).await.expect("in band");
+    let outcome = late.into_inner().results.pop().and_then(|result| result.outcome);
+    let Some(v1::record_result::Outcome::Error(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(error.reason, "REQUEST_TIMED_OUT");
+    assert!(error.retriable && !error.definite, "it may yet be committed: {error:?}");
+    // Who asked for less is answered at once, and told what he got.
+    let quick = raw.produce.clone().produce(request(v1::Acks::Leader)).await.expect("in band");
+    let outcome = quick.into_inner().results.pop().and_then(|result| result.outcome);
+    let Some(v1::record_result::Outcome::Ack(ack)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((ack.offset, ack.durability()), (Some(2), v1::Durability::Memory));
+    // Nobody reads what is not committed.
+    assert_eq!(raw.edge(&topic, 0, v1::Edge::Latest).await, 1);
+
+    disk.recover();
+    wait::until("both are committed", async || raw.edge(&topic, 0, v1::Edge::Latest).await == 3)
+        .await;
+    assert_eq!(raw.read_out(&topic, 0).await.texts(), ["before", "late", "late"]);
+    drop(raw);
+    assert!(broker.stop().0.success());
+}
+
 /// Far more offered than a disk writes: no errors, and no more memory than stated.
 #[tokio::test(flavor = "multi_thread")]
 async fn producers_that_outrun_the_disk_wait_and_lose_nothing() {

@@ -16,6 +16,7 @@ use riverrun_proto::{
     ids::{TopicName, TopicPartition},
     offset::Offset,
 };
+use tokio::sync::watch;
 
 use super::{
     order::{Effects, State},
@@ -93,6 +94,8 @@ pub(super) struct Published {
     waiters: AtomicBool,
     /// Bytes that a restart after a kill would have to read.
     dirty_bytes: AtomicU64,
+    /// The log start offset that a restart after a kill would find.
+    pub(super) durable_log_start: watch::Sender<Offset>,
 }
 
 impl Partition {
@@ -113,6 +116,7 @@ impl Partition {
             closed: AtomicBool::new(false),
             waiters: AtomicBool::new(false),
             dirty_bytes: AtomicU64::new(0),
+            durable_log_start: watch::Sender::new(log.log_start_offset()),
         };
         let state = State {
             log,
@@ -353,6 +357,13 @@ impl Partition {
                 Ok(completed) => {
                     if let Some(flushed_end) = completed.flushed_end {
                         state.step(self, Event::Flushed { flushed_end }, effects);
+                    }
+                    if let Some(start) = completed.log_start {
+                        self.published.durable_log_start.send_if_modified(|durable| {
+                            let moved = start > *durable;
+                            *durable = start.max(*durable);
+                            moved
+                        });
                     }
                 }
                 Err(error) => {

@@ -177,6 +177,15 @@ impl Partition {
         })
     }
 
+    /// Waits until what lies below `start` would not come back after a kill. On a disk that is full
+    /// that may take until there is room.
+    ///
+    /// Cancel safe.
+    pub async fn deletion_durable(&self, start: Offset) {
+        let mut durable = self.published.durable_log_start.subscribe();
+        durable.wait_for(|at| *at >= start).await.expect("the sender lives as long as self");
+    }
+
     async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
         let budget = &self.env.read_budget;
         let bytes = u32::try_from(cold.max_bytes()).unwrap_or(u32::MAX).clamp(1, budget.total);

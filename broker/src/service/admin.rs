@@ -15,6 +15,7 @@ use crate::{
         topics::{ConfigChanges, NewTopic, TopicRef},
     },
     metadata::Topic,
+    partition::Partition,
     telemetry::Request as Called,
 };
 
@@ -68,7 +69,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
-        let handle = async |request, _| self.delete_records(request);
+        let handle = async |request, time| self.delete_records(request, time).await;
         self.0.unary(Called::DeleteRecords, request, handle).await
     }
 }
@@ -163,26 +164,51 @@ impl Admin {
         Ok(v1::AlterTopicConfigsResponse { configs: self.configs(&altered) })
     }
 
-    fn delete_records(
+    async fn delete_records(
         &self,
         request: v1::DeleteRecordsRequest,
+        time: Duration,
     ) -> Result<v1::DeleteRecordsResponse, Failure> {
         let core = &self.0;
         core.check_partition_count(request.partitions.len(), "partitions")?;
-        let results = request.partitions.into_iter().map(|asked| {
-            let outcome = match self.delete_before(&asked) {
+        let asked_time = convert::duration(request.timeout.as_ref(), "timeout")?;
+        let deadline = tokio::time::sleep(asked_time.map_or(time, |asked| asked.min(time)));
+        tokio::pin!(deadline);
+        // All of them are under way before the first is waited for.
+        let begun: Vec<_> =
+            request.partitions.iter().map(|asked| self.delete_before(asked)).collect();
+        let mut results = Vec::with_capacity(begun.len());
+        for (asked, begun) in request.partitions.into_iter().zip(begun) {
+            let outcome = match begun {
+                Ok((partition, start)) => tokio::select! {
+                    biased;
+                    () = partition.deletion_durable(start) => Ok(start),
+                    () = &mut deadline => {
+                        let message = "readers do not see the records any more; a kill of the \
+                                       broker may yet bring them back";
+                        Err(Failure::timed_out(message).indefinite())
+                    }
+                },
+                Err(failure) => Err(failure),
+            };
+            let outcome = match outcome {
                 Ok(start) => v1::delete_records_result::Outcome::LogStartOffset(start.get()),
                 Err(failure) => {
                     core.requests.observe_error(Called::DeleteRecords, failure.reason());
                     v1::delete_records_result::Outcome::Error(core.catalog.wire_error(&failure))
                 }
             };
-            v1::DeleteRecordsResult { partition: asked.partition, outcome: Some(outcome) }
-        });
-        Ok(v1::DeleteRecordsResponse { results: results.collect() })
+            let partition = asked.partition;
+            results.push(v1::DeleteRecordsResult { partition, outcome: Some(outcome) });
+        }
+        Ok(v1::DeleteRecordsResponse { results })
     }
 
-    fn delete_before(&self, asked: &v1::DeleteRecordsBefore) -> Result<Offset, Failure> {
+    /// Readers see the new log start offset when this returns.
+    fn delete_before(
+        &self,
+        asked: &v1::DeleteRecordsBefore,
+    ) -> Result<(Arc<Partition>, Offset), Failure> {
         let partition =
             self.0.catalog.partition(&convert::partition_ref(asked.partition.as_ref())?)?;
         let before = match asked.before_offset {
@@ -193,7 +219,8 @@ impl Admin {
                 Failure::new(Reason::OffsetOutOfRange, message).at_field("before_offset")
             })?),
         };
-        Ok(partition.delete_records(before, None)?)
+        let start = partition.delete_records(before, None)?;
+        Ok((partition, start))
     }
 
     fn configs(&self, topic: &Topic) -> Vec<v1::ConfigEntry> {
