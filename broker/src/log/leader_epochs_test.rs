@@ -100,14 +100,9 @@ fn check_against_scan(
     start: usize,
     current: i32,
 ) -> Result<(), TestCaseError> {
-<<<<<<< HEAD
-    for (offset, of) in log.iter().enumerate().skip(start) {
-        prop_assert_eq!(epochs.epoch_of(at(offset as i64)), Some(epoch(*of)));
-=======
     #[expect(clippy::needless_range_loop, reason = "offsets are what this is about")]
     for offset in start..log.len() {
         prop_assert_eq!(epochs.epoch_of(at(offset as i64)), Some(epoch(log[offset])));
->>>>>>> main
     }
     let end = at(log.len() as i64);
     for asked in 0..=current {
