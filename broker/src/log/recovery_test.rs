@@ -215,7 +215,7 @@ fn damage_below_the_recovery_point_is_never_cut() {
                     Read::Batches(found) => found.batches,
                     Read::Empty => Vec::new(),
                 };
-                assert_eq!(found, std::slice::from_ref(&batch), "{what}");
+                assert_eq!(found, std::slice::from_ref(batch), "{what}");
             }
             driven.close();
         }
