@@ -29,6 +29,11 @@ impl Log {
         if self.status.is_truncating || self.shared.env.failure.is_failed() {
             return None;
         }
+        if self.status.storage_full_until.is_none()
+            && let Some(delete) = self.status.undeleted.take()
+        {
+            return Some(self.delete_again(delete));
+        }
         if !self.status.is_readying
             && self.status.storage_full_until.is_none()
             && let Some(ready) = self.ready_work()
@@ -139,8 +144,12 @@ impl Log {
                 None => all && list.as_slice()[at].base() < to,
             })
             .count();
-        let segments: Vec<_> =
-            list.as_slice()[..dead].iter().map(|segment| segment.base()).collect();
+        let undeleted = self.status.undeleted.take();
+        let segments: Vec<_> = undeleted
+            .into_iter()
+            .flat_map(|delete| delete.segments)
+            .chain(list.as_slice()[..dead].iter().map(|segment| segment.base()))
+            .collect();
         let empty_at = (dead == list.len()).then_some(log_end);
         if empty_at.is_some() {
             self.vacate();
@@ -150,13 +159,23 @@ impl Log {
         self.shared.set_segments(list.without_first(dead));
         self.flush.sealed.retain(|sealed| sealed.end.offset > to);
         let resets = self.side.resets();
-        Some(self.work(Kind::Delete(Delete {
+        Some(self.work(Kind::Delete(Box::new(Delete {
             log_start: to,
             checkpoint_first,
             segments,
             empty_at,
             resets,
-        })))
+        }))))
+    }
+
+    /// The same again; with the log as it is now, in which the start has moved already.
+    fn delete_again(&mut self, mut delete: Box<Delete>) -> LogWork {
+        if self.damage.is_none()
+            && (delete.checkpoint_first.is_some() || delete.log_start > self.recovery_point.offset)
+        {
+            delete.checkpoint_first = Some(Box::new(self.checkpointing(false)));
+        }
+        self.work(Kind::Delete(delete))
     }
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
@@ -284,13 +303,17 @@ impl Log {
             Outcome::Truncate(result) => result.map(|truncated| self.truncated(*truncated)),
             Outcome::Reset(result) if is_void => result.map(|_| Completed::default()),
             Outcome::Reset(result) => result.map(|to| self.reset(to)),
-            Outcome::Delete(result) => result.map(|deleted| Completed {
+            Outcome::Delete(Ok(deleted)) => Ok(Completed {
                 log_start: Some(deleted.log_start),
                 ..match deleted.checkpointed {
                     Some(done) if !is_void => self.saved(done),
                     _ => Completed::default(),
                 }
             }),
+            Outcome::Delete(Err((error, delete))) => {
+                self.status.undeleted = Some(delete);
+                Err(error)
+            }
         };
         if let Err(error) = &result {
             if error.is_storage_full() {

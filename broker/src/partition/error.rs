@@ -1,7 +1,11 @@
-//! Why a read gave nothing.
+//! Why a read gave nothing, a log start was not moved, a partition not closed in order.
+
+use std::sync::Arc;
 
 use riverrun_proto::{epoch::LeaderEpoch, ids::BrokerId, offset::Offset};
 use thiserror::Error;
+
+use crate::log::{Damage, LogError};
 
 /// Why a fetch gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,8 +54,8 @@ pub enum FetchError {
         /// What is wrong.
         what: String,
     },
-    /// The log directory failed.
-    #[error("the log directory failed: {why}")]
+    /// The partition's storage failed.
+    #[error("the partition's storage failed: {why}")]
     StorageFailed {
         /// What happened.
         why: String,
@@ -70,4 +74,24 @@ pub enum OffsetsError {
     /// A new leader does not know yet what the one before it had committed.
     #[error("the high watermark of this leader epoch is not known yet; try again")]
     NotAvailable,
+    /// The disk is full, and the new log start could not be written down. It holds for readers; it
+    /// is written, and what lies below removed, as soon as there is room.
+    #[error(
+        "the disk is full: records below the new start are hidden, and removed once there is room"
+    )]
+    StorageFull,
+}
+
+/// Why a partition was not closed in order. The next start reads its log anew.
+#[derive(Debug, Error)]
+pub enum CloseError {
+    /// Its log could not be written down.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It had broken down before.
+    #[error("it had broken down: {0}")]
+    Broken(Arc<str>),
+    /// The log is damaged: what memory says is not what the files are.
+    #[error("{0}")]
+    Damaged(Damage),
 }

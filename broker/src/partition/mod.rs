@@ -19,8 +19,10 @@
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
+mod deletion;
 mod error;
 pub mod housekeeping;
+mod jobs;
 mod order;
 mod owner;
 mod pool;
@@ -31,7 +33,7 @@ mod settings;
 mod waiters;
 pub mod watch;
 
-pub use error::{FetchError, OffsetsError};
+pub use error::{CloseError, FetchError, OffsetsError};
 pub use owner::{Partition, PartitionEnv, PartitionOffsets};
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};

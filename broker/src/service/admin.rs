@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use riverrun_proto::{offset::Offset, reason::Reason, rpc::v1};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -68,7 +69,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
-        let handle = async |request, _| self.delete_records(request);
+        let handle = async |request, time| self.delete_records(request, time).await;
         self.0.unary(Called::DeleteRecords, request, handle).await
     }
 }
@@ -163,14 +164,21 @@ impl Admin {
         Ok(v1::AlterTopicConfigsResponse { configs: self.configs(&altered) })
     }
 
-    fn delete_records(
+    async fn delete_records(
         &self,
         request: v1::DeleteRecordsRequest,
+        time: Duration,
     ) -> Result<v1::DeleteRecordsResponse, Failure> {
         let core = &self.0;
         core.check_partition_count(request.partitions.len(), "partitions")?;
-        let results = request.partitions.into_iter().map(|asked| {
-            let outcome = match self.delete_before(&asked) {
+        // All at once: each waits for its own partition's disk.
+        let all = request.partitions.into_iter().map(async |asked| {
+            let deleted = timeout(time, self.delete_before(&asked)).await.unwrap_or_else(|_| {
+                let message =
+                    "the new log start was not written down in time; it holds for readers";
+                Err(Failure::timed_out(message).indefinite())
+            });
+            let outcome = match deleted {
                 Ok(start) => v1::delete_records_result::Outcome::LogStartOffset(start.get()),
                 Err(failure) => {
                     core.requests.observe_error(Called::DeleteRecords, failure.reason());
@@ -179,10 +187,10 @@ impl Admin {
             };
             v1::DeleteRecordsResult { partition: asked.partition, outcome: Some(outcome) }
         });
-        Ok(v1::DeleteRecordsResponse { results: results.collect() })
+        Ok(v1::DeleteRecordsResponse { results: join_all(all).await })
     }
 
-    fn delete_before(&self, asked: &v1::DeleteRecordsBefore) -> Result<Offset, Failure> {
+    async fn delete_before(&self, asked: &v1::DeleteRecordsBefore) -> Result<Offset, Failure> {
         let partition =
             self.0.catalog.partition(&convert::partition_ref(asked.partition.as_ref())?)?;
         let before = match asked.before_offset {
@@ -193,7 +201,8 @@ impl Admin {
                 Failure::new(Reason::OffsetOutOfRange, message).at_field("before_offset")
             })?),
         };
-        Ok(partition.delete_records(before, None)?)
+        let deleted = partition.delete_records(before, None).await;
+        deleted.map_err(|error| self.0.catalog.refine(error.into(), partition.id().topic))
     }
 
     fn configs(&self, topic: &Topic) -> Vec<v1::ConfigEntry> {

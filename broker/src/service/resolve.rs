@@ -17,7 +17,7 @@ use super::{
 use crate::{
     controller::MetaQuorum,
     metadata::{MetadataImage, Topic},
-    partition::{Partition, registry::Registry},
+    partition::{FetchError, Partition, registry::Registry},
     telemetry::{TopicMetrics, TopicTraffic},
 };
 
@@ -149,8 +149,14 @@ impl Catalog {
             return unknown_partition(topic, index.to_wire());
         };
         match state.leader {
-            // Registered, not opened yet: a moment after it was created.
-            Some(leader) if leader == self.broker => Failure::opening(),
+            Some(leader) if leader == self.broker => {
+                let id = TopicPartition::new(topic.id, index);
+                match self.partitions.failure_of(id) {
+                    Some(why) => FetchError::StorageFailed { why }.into(),
+                    // Registered, not opened yet: a moment after it was created.
+                    None => Failure::opening(),
+                }
+            }
             leader => Failure::not_leader(leader, Some(state.leader_epoch)),
         }
     }
