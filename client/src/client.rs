@@ -8,9 +8,11 @@ use crate::{
     clock::{self, Instant},
     config::ClientConfig,
     connection::{Connections, Dial, Tcp},
+    consumer::ConsumerBuilder,
     error::{Error, Result},
     metadata::Metadata,
     producer::ProducerBuilder,
+    reader::ReaderBuilder,
     retry::{self, RetryPolicy, Verdict},
 };
 
@@ -60,6 +62,16 @@ impl Client {
     /// Options of a producer.
     pub fn producer(&self) -> ProducerBuilder {
         ProducerBuilder::new(self.clone())
+    }
+
+    /// Options of a consumer of partitions named by the caller.
+    pub fn consumer(&self) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone())
+    }
+
+    /// Options of a reader of one topic.
+    pub fn reader(&self, topic: impl Into<Arc<str>>) -> ReaderBuilder {
+        ReaderBuilder::new(self.clone(), topic.into())
     }
 
     /// Calls that create, change and describe topics.

@@ -1,1 +1,78 @@
+//! The cache against the test cluster.
 
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use riverrun_proto::reason::Reason;
+
+use super::*;
+use crate::test_broker::{TestCluster, error};
+
+fn name(n: usize) -> Arc<str> {
+    Arc::from(format!("t{n}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_questions_share_few_requests_and_answers_are_kept() {
+    let cluster = TestCluster::start(1);
+    for n in 0..50 {
+        cluster.create_topic(&name(n), 2);
+    }
+    let client = cluster.client_builder().metadata_max_age(Duration::from_secs(60)).build();
+    let client = client.await.unwrap();
+    let names: Vec<Arc<str>> = (0..50).map(name).collect();
+    let ask = |freshness| {
+        join_all(names.iter().map(move |name| (name, freshness)).map(async |(name, freshness)| {
+            client.metadata().topic(name, freshness, false).await.unwrap()
+        }))
+    };
+    let topics = ask(Freshness::Cached).await;
+    assert!(topics.iter().zip(&names).all(|(topic, name)| topic.name == *name));
+    let requests = cluster.state().seen.topic_requests;
+    assert!(requests <= 2, "{requests} requests for 50 topics asked at once");
+    ask(Freshness::Cached).await;
+    assert_eq!(cluster.state().seen.topic_requests, requests);
+    // All of them doubt the same thing at the same time.
+    ask(Freshness::After(client.metadata().mark())).await;
+    assert!(cluster.state().seen.topic_requests <= requests + 2);
+    let requests = cluster.state().seen.topic_requests;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    ask(Freshness::Cached).await;
+    assert!(cluster.state().seen.topic_requests > requests, "too old");
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_are_not_kept_and_nobody_else_gets_them() {
+    let cluster = TestCluster::start(1);
+    let client = cluster.client().await;
+    let topic = async || client.metadata().topic(&name(0), Freshness::Cached, false).await;
+    assert_eq!(topic().await.unwrap_err().kind(), ErrorKind::UnknownTopic);
+    cluster.create_topic("t0", 1);
+    cluster.faults(|faults| {
+        let busy = error(Reason::LeaderNotAvailable, true, true);
+        faults.next_topics.extend([busy.clone(), busy]);
+    });
+    assert!(topic().await.unwrap_err().is_retriable());
+    assert!(topic().await.unwrap_err().is_retriable());
+    topic().await.unwrap();
+    let bad: Arc<str> = "no/name".into();
+    let error = client.metadata().topic(&bad, Freshness::Cached, true).await.unwrap_err();
+    assert!(error.is_reason(Reason::InvalidTopic));
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_broker_that_is_up_will_do() {
+    let cluster = TestCluster::start(3);
+    cluster.create_topic("t0", 1);
+    let client = cluster.client().await;
+    client.metadata().topic(&name(0), Freshness::Cached, false).await.unwrap();
+    cluster.stop(1);
+    cluster.stop(2);
+    let mark = client.metadata().mark();
+    client.metadata().topic(&name(0), Freshness::After(mark), false).await.unwrap();
+    cluster.stop(3);
+    let mark = client.metadata().mark();
+    let error = client.metadata().topic(&name(0), Freshness::After(mark), false).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.is_retriable());
+}

@@ -1,19 +1,44 @@
 //! Brokers as processes: real sockets, real files, real kills.
 
 use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
+    collections::VecDeque,
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
 };
 
 use riverrun_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-/// How long a broker may take to say that it is ready. Generous: only a hang reaches it.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+use crate::{raw::Raw, wait::HANG};
+
+/// Log lines kept of a broker.
+const LINES_MAX: usize = 10_000;
+
+/// Log lines shown when a test fails.
+const LINES_SHOWN: usize = 60;
+
+/// Ports below those the kernel gives away: a broker that is down for a moment finds its own free.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// What to start a broker with.
+#[derive(Debug, Clone)]
+pub struct BrokerOptions {
+    binary: PathBuf,
+    data: PathBuf,
+    grpc_port: u16,
+    http_port: u16,
+    settings: Vec<String>,
+}
 
 /// A broker process. Killed when dropped.
 #[derive(Debug)]
@@ -22,20 +47,38 @@ pub struct BrokerProcess {
     data: PathBuf,
     grpc: SocketAddr,
     http: SocketAddr,
+    log: LogLines,
+    ended: bool,
 }
 
-/// What to start a broker with.
-#[derive(Debug, Clone)]
-pub struct BrokerOptions {
-    binary: PathBuf,
-    data: PathBuf,
-    settings: Vec<String>,
+/// How a broker that did not start ended.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its exit code.
+    pub status: ExitStatus,
+    /// All it said.
+    pub said: String,
 }
+
+/// What a broker writes to standard error, a JSON object per line; the last of it.
+#[derive(Debug)]
+struct LogLines {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+// === impl BrokerOptions ===
 
 impl BrokerOptions {
-    /// The `binary` on `data`, on free ports.
+    /// The `binary` on `data`, on free ports that stay the same from start to start.
     pub fn new(binary: impl Into<PathBuf>, data: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), data: data.into(), settings: Vec::new() }
+        Self {
+            binary: binary.into(),
+            data: data.into(),
+            grpc_port: free_port(),
+            http_port: free_port(),
+            settings: Vec::new(),
+        }
     }
 
     /// Sets one configuration key.
@@ -45,17 +88,38 @@ impl BrokerOptions {
         self
     }
 
+    /// The same broker on other ports, so that two can be tried at once.
+    #[must_use]
+    pub fn on_other_ports(mut self) -> Self {
+        self.grpc_port = free_port();
+        self.http_port = free_port();
+        self
+    }
+
+    /// Where clients will find it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// The command, for those who want to run it otherwise.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .arg("serve")
-            .args(["--set", "network.grpc.listen=127.0.0.1:0"])
-            .args(["--set", "network.http.listen=127.0.0.1:0"])
-            .args(["--set", &format!("broker.data.dir={}", self.data.display())]);
+            .args(["--set", &format!("network.grpc.listen=127.0.0.1:{}", self.grpc_port)])
+            .args(["--set", &format!("network.http.listen=127.0.0.1:{}", self.http_port)])
+            .args(["--set", &format!("broker.data.dir={}", self.data.display())])
+            .args(["--set", "telemetry.log.format=json"]);
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
+        // Nothing of the tester's environment configures it.
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -64,37 +128,61 @@ impl BrokerOptions {
     /// # Panics
     /// If it ends or hangs instead; with what it said.
     pub fn start(&self) -> BrokerProcess {
-        let mut child = self
-            .command()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the binary under test exists");
-        let stdout = child.stdout.take().expect("piped");
-        let (lines, said) = mpsc::sync_channel(64);
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Only the first lines matter; the rest is read so that the pipe never fills.
-                let _ = lines.try_send(line);
-            }
-        });
-        let mut heard = Vec::new();
+        let mut child = self.command().spawn().expect("the binary under test exists");
+        let mut log = LogLines::of(child.stderr.take().expect("piped"));
+        let said = lines_of(child.stdout.take().expect("piped"));
         loop {
-            match said.recv_timeout(READY_WITHIN) {
+            match said.recv_timeout(HANG) {
                 Ok(line) => {
                     if let Some((grpc, http)) = ready_line(&line) {
-                        return BrokerProcess { child, data: self.data.clone(), grpc, http };
+                        let data = self.data.clone();
+                        return BrokerProcess { child, data, grpc, http, log, ended: false };
                     }
-                    heard.push(line);
                 }
                 Err(error) => {
                     let _ = child.kill();
-                    panic!("the broker did not get ready ({error}); it said: {heard:#?}");
+                    let _ = child.wait();
+                    panic!("the broker did not get ready ({error}):\n{}", log.to_the_end());
                 }
             }
         }
     }
+
+    /// Starts a broker that must refuse to start.
+    ///
+    /// # Panics
+    /// If it serves.
+    pub fn start_refused(&self) -> Refusal {
+        let mut child = self.command().spawn().expect("the binary under test exists");
+        let mut log = LogLines::of(child.stderr.take().expect("piped"));
+        let said = lines_of(child.stdout.take().expect("piped"));
+        // The channel ends with the process.
+        while let Ok(line) = said.recv_timeout(HANG) {
+            if ready_line(&line).is_some() {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the broker serves; it was to refuse:\n{}", log.to_the_end());
+            }
+        }
+        let status = child.wait().expect("it was ours to wait for");
+        Refusal { status, said: log.to_the_end() }
+    }
+}
+
+/// A port nobody listens on now, and that no other call in this process gets.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let span = PORTS.end - PORTS.start;
+    // Test processes that run at once begin at different places.
+    let first = u16::try_from(std::process::id() * 61 % u32::from(span)).expect("below the span");
+    for _ in 0..span {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + (first + step % span) % span;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 /// `ready grpc=ADDRESS http=ADDRESS`, what `riverrun serve` prints once it serves.
@@ -103,10 +191,28 @@ fn ready_line(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((grpc.parse().ok()?, http.parse().ok()?))
 }
 
+/// The first lines of a pipe; the rest is read so that it never fills. Ends with the pipe.
+fn lines_of(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (lines, said) = mpsc::sync_channel(64);
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let _ = lines.try_send(line);
+        }
+    });
+    said
+}
+
+// === impl BrokerProcess ===
+
 impl BrokerProcess {
     /// Where clients connect.
     pub fn address(&self) -> String {
         self.grpc.to_string()
+    }
+
+    /// Where clients connect.
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc
     }
 
     /// Where `/metrics` is.
@@ -124,44 +230,115 @@ impl BrokerProcess {
         Client::builder().bootstrap_servers([self.address()]).build().await.expect("valid settings")
     }
 
+    /// Its stubs.
+    pub async fn raw(&self) -> Raw {
+        Raw::connect(&self.address()).await
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
-        self.child.wait().expect("it was ours to wait for");
+        self.wait();
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(self.pid(), signal).expect("it runs");
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// SIGTERM, and waits; whether it said that all went well.
-    pub fn stop(mut self) -> bool {
-        self.signal(rustix::process::Signal::TERM);
-        self.child.wait().expect("it was ours to wait for").success()
+    /// SIGTERM, and waits; how it ended and all it logged.
+    pub fn stop(mut self) -> (ExitStatus, Vec<Value>) {
+        self.signal(Signal::TERM);
+        let status = self.wait();
+        (status, self.logged())
     }
 
-    /// Resident bytes of the process.
+    /// Waits for its end. Whoever calls made sure that it comes.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().expect("it was ours to wait for");
+        self.ended = true;
+        self.log.to_the_end();
+        status
+    }
+
+    /// What it logged so far, the last 10 000 lines.
+    pub fn logged(&self) -> Vec<Value> {
+        let lines = self.log.lines.lock().expect("nobody panics while holding it");
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Bytes of memory that are nobody else's: neither file pages nor code. Maps of segments belong
+    /// to the page cache, which the kernel takes back when it needs it.
+    pub fn anonymous_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    /// Resident bytes, file pages included.
     pub fn resident_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let kib = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))
             .and_then(|kib| kib.trim().parse::<u64>().ok())
             .expect("the kernel says how much it has");
         kib * 1024
     }
 
-    fn pid(&self) -> rustix::process::Pid {
-        let raw = i32::try_from(self.child.id()).expect("process ids are positive ints");
-        rustix::process::Pid::from_raw(raw).expect("not zero")
+    fn pid(&self) -> Pid {
+        pid_of(&self.child)
     }
+}
+
+/// The process id of a child, for signals.
+pub fn pid_of(child: &Child) -> Pid {
+    let raw = i32::try_from(child.id()).expect("process ids are positive ints");
+    Pid::from_raw(raw).expect("not zero")
 }
 
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if !self.ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("what the broker at {} logged last:\n{}", self.grpc, self.log.to_the_end());
+        }
+    }
+}
+
+// === impl LogLines ===
+
+impl LogLines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let lines: Arc<Mutex<VecDeque<String>>> = Arc::default();
+        let reader = thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || {
+                for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    let mut lines = lines.lock().expect("nobody panics while holding it");
+                    if lines.len() == LINES_MAX {
+                        lines.pop_front();
+                    }
+                    lines.push_back(line);
+                }
+            }
+        });
+        Self { lines, reader: Some(reader) }
+    }
+
+    /// The last of it, once the process has ended.
+    fn to_the_end(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        let lines = self.lines.lock().expect("nobody panics while holding it");
+        let from = lines.len().saturating_sub(LINES_SHOWN);
+        lines.range(from..).map(|line| format!("{line}\n")).collect()
     }
 }

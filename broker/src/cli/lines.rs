@@ -12,6 +12,10 @@ use memchr::memmem;
 /// Bytes asked of the source at once.
 const READ_BYTES: usize = 256 * 1024;
 
+/// A chunk has so many lines, or this many bytes and the rest of a line.
+const CHUNK_LINES: usize = 512;
+const CHUNK_BYTES: usize = 128 * 1024;
+
 /// Lines of a source. After an error it is over.
 #[derive(Debug)]
 pub(crate) struct LineReader<R> {
@@ -25,6 +29,8 @@ pub(crate) struct LineReader<R> {
     /// Lines handed out.
     lines: u64,
     ended: bool,
+    /// Found behind the lines of a chunk; told after them.
+    failed: Option<LineError>,
 }
 
 /// Why there is no next line.
@@ -62,21 +68,16 @@ impl<R: io::Read> LineReader<R> {
             searched: 0,
             lines: 0,
             ended: false,
+            failed: None,
         }
     }
 
     /// The next line, without its delimiter. It keeps the read it came in (256 KiB) in memory.
     pub(crate) fn next_line(&mut self) -> Result<Option<Bytes>, LineError> {
-        let delimiter_bytes = self.delimiter.needle().len();
         loop {
-            if let Some(at) = self.delimiter.find(&self.buffer[self.searched..]) {
-                let end = self.searched + at;
-                self.check_length(end)?;
-                let line = self.buffer.split_to(end).freeze();
-                self.buffer.advance(delimiter_bytes);
-                return Ok(Some(self.hand_out(line)));
+            if let Some(line) = self.buffered()? {
+                return Ok(Some(line));
             }
-            self.searched = self.buffer.len().saturating_sub(delimiter_bytes - 1);
             if self.ended {
                 if self.buffer.is_empty() {
                     return Ok(None);
@@ -88,6 +89,48 @@ impl<R: io::Read> LineReader<R> {
             self.check_length(self.searched)?;
             self.read()?;
         }
+    }
+
+    /// The next lines, none at the end. Waits for the source only for the first of them: what a
+    /// person has typed is not held back until more is. Ends with the line that makes it
+    /// [`CHUNK_LINES`] or more than [`CHUNK_BYTES`].
+    pub(crate) fn next_chunk(&mut self) -> Result<Vec<Bytes>, LineError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        let mut next = self.next_line()?;
+        while let Some(line) = next {
+            bytes += line.len();
+            chunk.push(line);
+            if chunk.len() >= CHUNK_LINES || bytes > CHUNK_BYTES {
+                break;
+            }
+            next = match self.buffered() {
+                Ok(next) => next,
+                Err(error) => {
+                    // The lines before it are handed out first.
+                    self.failed = Some(error);
+                    None
+                }
+            };
+        }
+        Ok(chunk)
+    }
+
+    /// The next line, if all of it has been read.
+    fn buffered(&mut self) -> Result<Option<Bytes>, LineError> {
+        let delimiter_bytes = self.delimiter.needle().len();
+        let Some(at) = self.delimiter.find(&self.buffer[self.searched..]) else {
+            self.searched = self.buffer.len().saturating_sub(delimiter_bytes - 1);
+            return Ok(None);
+        };
+        let end = self.searched + at;
+        self.check_length(end)?;
+        let line = self.buffer.split_to(end).freeze();
+        self.buffer.advance(delimiter_bytes);
+        Ok(Some(self.hand_out(line)))
     }
 
     /// Lines handed out so far.
@@ -193,6 +236,33 @@ mod tests {
             assert!(matches!(error, LineError::TooLong { line: 2, bytes_max: 9 }), "{error}");
             assert!(reader.next_line().unwrap().is_none());
         }
+    }
+
+    #[test]
+    fn chunks_are_bounded_and_do_not_wait_for_a_second_read() {
+        // What was typed so far is there although the next line has begun.
+        let mut reader = LineReader::new(Slow(b"a\nb\nc", 5), b"\n", 100);
+        assert_eq!(reader.next_chunk().unwrap(), ["a", "b"]);
+        assert_eq!(reader.next_chunk().unwrap(), ["c"]);
+        assert!(reader.next_chunk().unwrap().is_empty());
+
+        let many = b"x\n".repeat(CHUNK_LINES + 1);
+        let mut reader = LineReader::new(&many[..], b"\n", 100);
+        assert_eq!(reader.next_chunk().unwrap().len(), CHUNK_LINES);
+        assert_eq!(reader.next_chunk().unwrap().len(), 1);
+
+        let long = format!("{}\n", "y".repeat(CHUNK_BYTES / 2)).repeat(5);
+        let mut reader = LineReader::new(long.as_bytes(), b"\n", CHUNK_BYTES);
+        let first = reader.next_chunk().unwrap();
+        assert!(first.iter().map(Bytes::len).sum::<usize>() <= CHUNK_BYTES * 3 / 2);
+    }
+
+    #[test]
+    fn a_chunk_gives_the_lines_before_a_faulty_one_first() {
+        let mut reader = LineReader::new(&b"a\nb\ntoo long\nd\n"[..], b"\n", 3);
+        assert_eq!(reader.next_chunk().unwrap(), ["a", "b"]);
+        assert!(matches!(reader.next_chunk(), Err(LineError::TooLong { line: 3, .. })));
+        assert!(reader.next_chunk().unwrap().is_empty());
     }
 
     #[test]

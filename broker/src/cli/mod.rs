@@ -5,6 +5,7 @@
 //! a code that a script can tell apart ([`error`]); whoever stops reading (`| head`) ends a command
 //! quietly; Ctrl-C ends it in order.
 
+mod acknowledged;
 mod completions;
 mod consume;
 mod consume_range;

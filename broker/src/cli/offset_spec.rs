@@ -76,7 +76,7 @@ impl FromStr for OffsetSpec {
         }
         // Times contain colons too: the range is cut where both sides are places. At most one cut
         // of a text can be (a time of day has no part that is a place and ends in a date).
-        let ranges = text.match_indices(':').filter_map(|(at, _)| {
+        let mut ranges = text.match_indices(':').filter_map(|(at, _)| {
             let (from, to) = (&text[..at], &text[at + 1..]);
             let start = if from.is_empty() { Some(Place::Start) } else { place(from) }?;
             let end = match to {
@@ -88,7 +88,7 @@ impl FromStr for OffsetSpec {
             };
             Some(Self { from: start, to: end })
         });
-        match ranges.last() {
+        match ranges.next_back() {
             Some(Self { from: Place::At(from), to: Some(Place::At(to)) }) if to < from => {
                 Err(InvalidOffsetSpec(format!("'{text}' ends before it begins")))
             }

@@ -8,7 +8,6 @@
 //! counted in the summary.
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
@@ -19,21 +18,21 @@ use std::{
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use riverrun_client::{Acks, Compression, Delivery, Error, Producer, Record};
+use riverrun_client::{Acks, Compression, Producer, Record};
 use riverrun_proto::limits::BATCH_BYTES_MAX;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    acknowledged::{Acknowledged, Sent},
     error::{Failure, Result},
     input::{self, Input, InputFormat, InputRecord},
-    interrupt::Interrupt,
     lines::LineReader,
-    output::{self, Stdout, bytes, counted},
     session::{self, Session},
 };
 
-/// Lines read ahead of the producer.
-const LINES_AHEAD: usize = 1024;
+/// Chunks of lines read ahead of the producer; each at most 128 KiB and a line.
+const CHUNKS_AHEAD: usize = 4;
 
 /// Records sent and not yet acknowledged. Their bytes are bounded by the producer; this bounds what
 /// remembers them.
@@ -41,9 +40,6 @@ const DELIVERIES_AHEAD: usize = 64 * 1024;
 
 /// Of the producer's buffer; a record of the largest size fits.
 const BUFFER_BYTES: usize = 2 * BATCH_BYTES_MAX as usize;
-
-/// Printed at once when records come faster than one by one.
-const PRINT_BYTES: usize = 32 * 1024;
 
 /// Longest wait for the last acknowledgements after the input has ended.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -138,24 +134,8 @@ enum CompressionArg {
     Zstd,
 }
 
-/// A line and where it stood.
-type NumberedLine = (u64, Bytes);
-
-/// What was acknowledged.
-#[derive(Debug, Default)]
-struct Summary {
-    records: u64,
-    bytes: u64,
-    /// First and last offset of each partition; `None` where the broker named none.
-    partitions: BTreeMap<u32, Option<(i64, i64)>>,
-}
-
-/// A record that was sent.
-struct Sent {
-    line: u64,
-    bytes: u64,
-    delivery: Delivery,
-}
+/// Lines of an input, and the number of the first; numbers begin at 1 in each file.
+type Chunk = (u64, Vec<Bytes>);
 
 pub(crate) async fn run(args: ProduceArgs, session: &Session) -> Result<()> {
     let client = session.client().await?;
@@ -173,36 +153,40 @@ pub(crate) async fn run(args: ProduceArgs, session: &Session) -> Result<()> {
     let (sent, deliveries) = mpsc::channel(DELIVERIES_AHEAD);
     let topic: Arc<str> = args.topic.as_str().into();
     let print = args.print_offsets.then(|| Arc::clone(&topic));
-    let awaiting = tokio::spawn(await_deliveries(deliveries, print));
-    let sending = send_all(&args, topic, &producer, &sent, &mut interrupt).await;
+    let stop = CancellationToken::new();
+    let awaiting = tokio::spawn(Acknowledged::all(deliveries, print, stop.clone()));
+    let sending = tokio::select! {
+        sending = send_all(&args, topic, &producer, &sent) => sending,
+        // What was sent is awaited; what was read and not sent is dropped.
+        () = interrupt.next() => Ok(()),
+        () = stop.cancelled() => Ok(()),
+    };
     drop(sent);
     // The second Ctrl-C does not wait for acknowledgements.
-    let (summary, failed) = tokio::select! {
-        awaited = awaiting => awaited.map_err(|e| Failure::failed(e.to_string()))?,
+    let done = tokio::select! {
+        done = awaiting => done.map_err(|e| Failure::failed(e.to_string()))?,
         () = interrupt.next() => return Err(Failure::failed("given up before all was acknowledged")),
     };
     let elapsed = session::monotonic().duration_since(started);
-    session.say(summary.line(&args.topic, elapsed));
-    match failed {
-        None => {}
-        Some(Stopped::Printing(failure)) => return Err(failure),
-        Some(Stopped::Record { line, error }) => {
-            let failure = session.explain(&client, &args.topic, error).await;
-            return Err(failure.context(format!("line {line}")));
-        }
+    session.say(done.summary.line(&args.topic, elapsed));
+    if let Some((line, error)) = done.failed {
+        let failure = session.explain(&client, &args.topic, error).await;
+        return Err(failure.context(format!("line {line}")));
+    }
+    if let Some(failure) = done.unprinted {
+        return Err(failure);
     }
     sending?;
     producer.close(DRAIN_TIMEOUT).await?;
     Ok(())
 }
 
-/// Sends until the input ends, a line is wrong, or Ctrl-C.
+/// Sends until the input ends or a line is wrong. Dropped, it has sent what it has sent.
 async fn send_all(
     args: &ProduceArgs,
     topic: Arc<str>,
     producer: &Producer,
     sent: &mpsc::Sender<Sent>,
-    interrupt: &mut Interrupt,
 ) -> Result<()> {
     let input = Input {
         format: args.format,
@@ -212,29 +196,23 @@ async fn send_all(
         headers: args.headers.clone(),
         partition: args.partition,
     };
-    let mut lines = read_lines(args.files.clone(), args.delimiter.clone())?;
-    loop {
-        let line = tokio::select! {
-            line = lines.recv() => line,
-            () = interrupt.next() => return Ok(()),
-        };
-        let Some(line) = line else { return Ok(()) };
-        let (number, line) = line?;
-        let record = input.record(line).map_err(|what| {
-            Failure::usage(format!("line {number}: {what}"))
-                .advise("the lines before it are written; this one and those after it are not")
-        })?;
-        let Some(record) = record else { continue };
-        let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;
-        let delivery = producer
-            .send(build(record, &topic))
-            .await
-            .map_err(|e| Failure::from(e).context(format!("line {number}")))?;
-        if sent.send(Sent { line: number, bytes, delivery }).await.is_err() {
-            // The other side has met a failure and says so.
-            return Ok(());
+    let mut chunks = read_lines(args.files.clone(), args.delimiter.clone())?;
+    while let Some(chunk) = chunks.recv().await {
+        let (first, lines) = chunk?;
+        for (number, line) in (first..).zip(lines) {
+            let record = input.record(line).map_err(|what| {
+                Failure::usage(format!("line {number}: {what}"))
+                    .advise("the lines before it are written; this one and those after it are not")
+            })?;
+            let Some(record) = record else { continue };
+            let bytes = record.value.as_ref().map_or(0, Bytes::len) as u64;
+            // The place first: what is sent is always awaited.
+            let Ok(place) = sent.reserve().await else { return Ok(()) };
+            let delivery = producer.send(build(record, &topic)).await?;
+            place.send(Sent { line: number, bytes, delivery });
         }
     }
+    Ok(())
 }
 
 fn build(input: InputRecord, topic: &Arc<str>) -> Record {
@@ -261,11 +239,8 @@ fn build(input: InputRecord, topic: &Arc<str>) -> Record {
 }
 
 /// Reads on a thread of its own: standard input may never end, and reading it cannot be given up.
-fn read_lines(
-    files: Vec<PathBuf>,
-    delimiter: String,
-) -> Result<mpsc::Receiver<Result<NumberedLine>>> {
-    let (sender, receiver) = mpsc::channel(LINES_AHEAD);
+fn read_lines(files: Vec<PathBuf>, delimiter: String) -> Result<mpsc::Receiver<Result<Chunk>>> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     let files = if files.is_empty() { vec![PathBuf::from("-")] } else { files };
     // Found before anything is sent.
     for file in files.iter().filter(|file| *file != Path::new("-")) {
@@ -285,7 +260,7 @@ fn read_lines(
     Ok(receiver)
 }
 
-fn read_file(path: &Path, delimiter: &[u8], to: &mpsc::Sender<Result<NumberedLine>>) -> Result<()> {
+fn read_file(path: &Path, delimiter: &[u8], to: &mpsc::Sender<Result<Chunk>>) -> Result<()> {
     let failed = |what: &dyn std::fmt::Display| {
         Failure::failed(format!("cannot read {}: {what}", path.display()))
     };
@@ -298,106 +273,12 @@ fn read_file(path: &Path, delimiter: &[u8], to: &mpsc::Sender<Result<NumberedLin
         Box::new(File::open(path).map_err(|e| failed(&e))?)
     };
     let mut lines = LineReader::new(source, delimiter, BATCH_BYTES_MAX as usize);
-    while let Some(line) = lines.next_line().map_err(|e| failed(&e))? {
-        if to.blocking_send(Ok((lines.lines(), line))).is_err() {
-            break;
+    loop {
+        let first = lines.lines() + 1;
+        let chunk = lines.next_chunk().map_err(|e| failed(&e))?;
+        if chunk.is_empty() || to.blocking_send(Ok((first, chunk))).is_err() {
+            return Ok(());
         }
-    }
-    Ok(())
-}
-
-/// Why not everything was acknowledged or printed.
-enum Stopped {
-    /// A record was not written.
-    Record { line: u64, error: Error },
-    /// Nobody reads what is printed.
-    Printing(Failure),
-}
-
-/// Counts what is acknowledged until all is or something fails.
-async fn await_deliveries(
-    mut deliveries: mpsc::Receiver<Sent>,
-    print: Option<Arc<str>>,
-) -> (Summary, Option<Stopped>) {
-    let mut summary = Summary::default();
-    let mut unprinted = Vec::new();
-    let mut stopped = None;
-    while let Some(Sent { line, bytes, delivery }) = deliveries.recv().await {
-        let written = match delivery.await {
-            Ok(written) => written,
-            Err(error) => {
-                stopped = Some(Stopped::Record { line, error });
-                break;
-            }
-        };
-        summary.add(written.partition(), written.offset(), bytes);
-        let Some(topic) = &print else { continue };
-        let place = place(topic, written.partition(), written.offset());
-        unprinted.extend_from_slice(place.as_bytes());
-        if (deliveries.is_empty() || unprinted.len() > PRINT_BYTES)
-            && let Err(failure) = print_all(&mut unprinted)
-        {
-            return (summary, Some(Stopped::Printing(failure)));
-        }
-    }
-    // What was acknowledged is told whatever came after it.
-    match print_all(&mut unprinted) {
-        Ok(()) => (summary, stopped),
-        Err(failure) => (summary, stopped.or(Some(Stopped::Printing(failure)))),
-    }
-}
-
-fn place(topic: &str, partition: u32, offset: Option<i64>) -> String {
-    match offset {
-        Some(offset) => format!("{topic}[{partition}]@{offset}\n"),
-        None => format!("{topic}[{partition}]\n"),
-    }
-}
-
-fn print_all(lines: &mut Vec<u8>) -> Result<()> {
-    let mut out = Stdout::lock();
-    out.bytes(lines)?;
-    lines.clear();
-    out.flush()
-}
-
-// === impl Summary ===
-
-impl Summary {
-    fn add(&mut self, partition: u32, offset: Option<i64>, bytes: u64) {
-        self.records += 1;
-        self.bytes += bytes;
-        let range = self.partitions.entry(partition).or_default();
-        if let Some(offset) = offset {
-            let (first, last) = range.unwrap_or((offset, offset));
-            *range = Some((first.min(offset), last.max(offset)));
-        }
-    }
-
-    /// `3 records, 12 B to greetings in 4.20 ms: [0]@7 to 8, [2]@0`
-    fn line(&self, topic: &str, elapsed: Duration) -> String {
-        const PARTITIONS_SHOWN: usize = 8;
-        let mut places: Vec<String> = self
-            .partitions
-            .iter()
-            .take(PARTITIONS_SHOWN)
-            .map(|(partition, range)| match range {
-                None => format!("[{partition}]"),
-                Some((first, last)) if first == last => format!("[{partition}]@{first}"),
-                Some((first, last)) => format!("[{partition}]@{first} to {last}"),
-            })
-            .collect();
-        if self.partitions.len() > PARTITIONS_SHOWN {
-            places.push(format!("{} partitions more", self.partitions.len() - PARTITIONS_SHOWN));
-        }
-        let places =
-            if places.is_empty() { String::new() } else { format!(": {}", places.join(", ")) };
-        format!(
-            "{}, {} to {topic} in {}{places}",
-            counted(self.records, "record"),
-            bytes(self.bytes),
-            output::duration(elapsed),
-        )
     }
 }
 
@@ -426,22 +307,6 @@ impl From<CompressionArg> for Compression {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_summary_names_where_records_went() {
-        let mut summary = Summary::default();
-        let took = Duration::from_micros(4_200);
-        assert_eq!(summary.line("t", took), "0 records, 0 B to t in 4.20 ms");
-        for (partition, offset) in [(2, Some(0)), (0, Some(7)), (0, Some(8)), (1, None)] {
-            summary.add(partition, offset, 3);
-        }
-        assert_eq!(
-            summary.line("t", took),
-            "4 records, 12 B to t in 4.20 ms: [0]@7 to 8, [1], [2]@0"
-        );
-        (0..20).for_each(|partition| summary.add(partition, Some(9), 0));
-        assert!(summary.line("t", took).ends_with(", 12 partitions more"));
-    }
 
     #[test]
     fn what_is_built_has_every_part() {

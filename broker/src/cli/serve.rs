@@ -1,6 +1,10 @@
 //! `riverrun serve`: a broker, until it is told to stop. And what `dev` shares with it.
 
-use std::{env, path::PathBuf};
+use std::{
+    env,
+    io::{self, Write as _},
+    path::PathBuf,
+};
 
 use clap::Args;
 use sd_notify::NotifyState;
@@ -68,6 +72,10 @@ pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );
+        // For scripts and tests, which may have asked for port 0: one line, once it serves. Nobody
+        // has to read it.
+        let (grpc, http) = (server.grpc_address(), server.http_address());
+        let _ = writeln!(io::stdout(), "ready grpc={grpc} http={http}");
     })
 }
 

@@ -5,8 +5,9 @@
 //! syncs all of these first. After any crash the log is therefore read from the recovery point
 //! only; an invalid frame below it is damage, above it a torn tail.
 //!
-//! It also marks the ends of segments that a truncation has cut: the frames behind such an end are
-//! whole, and nothing else says that they are no part of the log any more. A mark names the salt of
+//! It also marks the ends of segments that were cut. Behind such an end lie, after a truncation, whole
+//! frames, and nothing else says that they are no part of the log any more; after a recovery, the
+//! torn tail that was reported. A mark names the salt of
 //! the segment that it is for, so it never cuts another one of the same name.
 
 use bytes::{Buf, BufMut};

@@ -111,7 +111,7 @@ impl Checkpointing {
             };
             write_checkpoint(shared, on_disk, next)?;
         }
-        remove_old_snapshots(shared, self.high_watermark);
+        remove_old_snapshots(shared, on_disk.log_start, self.high_watermark);
         shared.env.counters.checkpoints.add(1);
         Ok(Checkpointed { point: self.point, flushed: self.flushed })
     }
@@ -125,13 +125,22 @@ pub(super) fn write_states(
     producers: &ProducerStates,
     epochs: &LeaderEpochs,
 ) -> Result<(), LogError> {
-    let disk = shared.env.disk.as_ref();
-    let snapshot = layout::snapshot_file(&shared.dir, point);
-    let bytes = producer_snapshot::encode(point, life, producers);
-    dir::replace(disk, &snapshot, &bytes, SyncPoint::ProducerSnapshot)
-        .map_err(|error| shared.failed("writing", &snapshot, error))?;
+    write_snapshot(shared, point, life, producers)?;
     let path = shared.dir.join(LEADER_EPOCHS_FILE);
-    dir::replace(disk, &path, &epochs.encode(life), SyncPoint::LeaderEpochs)
+    dir::replace(shared.env.disk.as_ref(), &path, &epochs.encode(life), SyncPoint::LeaderEpochs)
+        .map_err(|error| shared.failed("writing", &path, error))
+}
+
+/// Writes the producers' state as of `point`; its name is durable once the directory is.
+pub(super) fn write_snapshot(
+    shared: &Shared,
+    point: Offset,
+    life: u32,
+    producers: &ProducerStates,
+) -> Result<(), LogError> {
+    let path = layout::snapshot_file(&shared.dir, point);
+    let bytes = producer_snapshot::encode(point, life, producers);
+    dir::replace(shared.env.disk.as_ref(), &path, &bytes, SyncPoint::ProducerSnapshot)
         .map_err(|error| shared.failed("writing", &path, error))
 }
 
@@ -149,14 +158,16 @@ pub(super) fn write_checkpoint(
     Ok(())
 }
 
-/// Removes all but the newest few, and the newest at or below the high watermark, which a truncation
-/// can always start from. What stays behind is removed the next time.
-fn remove_old_snapshots(shared: &Shared, high_watermark: Offset) {
+/// Removes all snapshots but the newest few, the newest at or below the high watermark, which any
+/// truncation can begin from, and the newest at or below the log start offset, from which the state
+/// at any later offset can be had. What stays behind is removed the next time.
+fn remove_old_snapshots(shared: &Shared, log_start: Offset, high_watermark: Offset) {
     let disk = shared.env.disk.as_ref();
     let Ok(Inventory { snapshots, .. }) = Inventory::of(disk, &shared.dir) else { return };
     let newest = snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
-    let committed = snapshots.partition_point(|as_of| *as_of <= high_watermark);
-    for as_of in &snapshots[..newest.min(committed.saturating_sub(1))] {
+    let last_at_most = |limit: Offset| snapshots.iter().rev().find(|as_of| **as_of <= limit);
+    let anchors = [last_at_most(log_start), last_at_most(high_watermark)];
+    for as_of in snapshots[..newest].iter().filter(|as_of| !anchors.contains(&Some(as_of))) {
         let _ = disk.remove_file(&layout::snapshot_file(&shared.dir, *as_of));
     }
 }

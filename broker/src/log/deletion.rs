@@ -1,15 +1,21 @@
 //! Deleting: what lies below the log start offset, and whole partitions.
 
-use std::{io, path::Path};
+use std::{io, path::Path, sync::Arc};
 
-use riverrun_proto::offset::Offset;
+use riverrun_proto::{offset::Offset, timestamp::Timestamp};
 
 use super::{
     checkpoint::LogPoint,
     checkpointing::{self, Checkpointed, Checkpointing},
     env::LogEnv,
     error::LogError,
+    flush,
+    inventory::Inventory,
     layout,
+    producer_state::ProducerLimits,
+    replay,
+    segment_list::SegmentList,
+    shared::Shared,
     work::Context,
 };
 use crate::io::SyncPoint;
@@ -20,12 +26,16 @@ pub(super) struct Delete {
     pub(super) log_start: Offset,
     /// If the recovery point does not reach the new start: the checkpoint that moves it.
     pub(super) checkpoint_first: Option<Box<Checkpointing>>,
-    /// Base offsets, oldest first.
+    /// All segments, before.
+    pub(super) list: Arc<SegmentList>,
+    /// Base offsets of those to delete, oldest first.
     pub(super) segments: Vec<Offset>,
     /// The log is empty then, and ends here.
     pub(super) empty_at: Option<Offset>,
     /// Of [`super::work::DiskSide`] when this was made.
     pub(super) resets: u64,
+    pub(super) limits: ProducerLimits,
+    pub(super) now: Timestamp,
 }
 
 /// What is durable then.
@@ -45,13 +55,13 @@ impl Delete {
     /// What failed is given back, to be tried again: readers have been told of the new start, and
     /// a full disk needs these files gone more than anything.
     pub(super) fn run(
-        mut self: Box<Self>,
+        self: Box<Self>,
         context: &Context<'_>,
     ) -> Result<Deleted, (LogError, Box<Self>)> {
         self.try_run(context).map_err(|error| (error, self))
     }
 
-    fn try_run(&mut self, context: &Context<'_>) -> Result<Deleted, LogError> {
+    fn try_run(&self, context: &Context<'_>) -> Result<Deleted, LogError> {
         let shared = context.shared;
         let mut on_disk = context.side.checkpoint.lock();
         shared.env.failure.check()?;
@@ -59,10 +69,14 @@ impl Delete {
             // The log was emptied meanwhile; files of these names, if there are any, are new.
             return Ok(Deleted { log_start: self.log_start, checkpointed: None });
         }
-        let checkpointed = match self.checkpoint_first.as_ref().filter(|_| !context.is_void()) {
+        let is_due = on_disk.recovery_point.offset < self.log_start && !context.is_void();
+        let checkpointed = match self.checkpoint_first.as_ref().filter(|_| is_due) {
             Some(checkpointing) => Some(checkpointing.write(shared, &mut on_disk)?),
             None => None,
         };
+        if !self.segments.is_empty() && !context.is_void() {
+            self.keep_producers(shared, on_disk.life)?;
+        }
         let mut next = on_disk.clone();
         next.log_start = next.log_start.max(self.log_start);
         next.cuts.retain(|cut| cut.end > self.log_start);
@@ -87,6 +101,23 @@ impl Delete {
             shared.env.counters.segments_deleted.add(1);
         }
         Ok(Deleted { log_start: self.log_start, checkpointed })
+    }
+}
+
+impl Delete {
+    /// With the records would go what is known of their producers, unless a snapshot has it. One
+    /// that a later truncation, which reaches back to the log start at most, can begin from.
+    fn keep_producers(&self, shared: &Shared, life: u32) -> Result<(), LogError> {
+        let begin = self.list.as_slice().get(self.segments.len()).map(|first| first.base());
+        let Some(begin) = begin.or(self.empty_at) else { return Ok(()) };
+        let disk = shared.env.disk.as_ref();
+        let Inventory { snapshots, .. } = Inventory::of(disk, &shared.dir)?;
+        if snapshots.iter().any(|as_of| (begin..=self.log_start).contains(as_of)) {
+            return Ok(());
+        }
+        let states = replay::producers_at(shared, &self.list, begin, life, self.limits, self.now)?;
+        checkpointing::write_snapshot(shared, begin, life, &states)?;
+        flush::sync_dir(shared, SyncPoint::RecoveryFilesDir)
     }
 }
 

@@ -94,8 +94,10 @@ fn first_at_or_after(
         let mut found = None;
         let matches = |frame: Frame| {
             if frame.header.max_timestamp >= time {
-                found = first_record(&frame, |record| {
-                    record.timestamp >= time && record.offset >= start && record.offset < upper
+                for_each_record(&frame, |record| {
+                    let counts = record.offset >= start && record.offset < upper;
+                    found = (counts && record.timestamp >= time).then_some(record);
+                    found.is_some()
                 })?;
             }
             Ok(found.is_some())
@@ -127,12 +129,15 @@ fn latest(
         let from = if whole { known } else { start.max(segment.base()) };
         let better = |frame: Frame| {
             if best.is_none_or(|best| frame.header.max_timestamp > best.timestamp) {
-                let time = frame.header.max_timestamp;
-                // Records outside the range do not count: then none may be that late.
-                let in_range = |record: &TimedOffset| {
-                    record.offset >= start && record.offset < upper && record.timestamp == time
-                };
-                best = first_record(&frame, in_range)?.or(best);
+                // Not the header's word for it: of a batch across the log start offset, some of the
+                // records count and some do not.
+                for_each_record(&frame, |record| {
+                    let counts = record.offset >= start && record.offset < upper;
+                    if counts && best.is_none_or(|best| record.timestamp > best.timestamp) {
+                        best = Some(record);
+                    }
+                    counts && record.timestamp == frame.header.max_timestamp
+                })?;
             }
             Ok(whole)
         };
@@ -190,11 +195,11 @@ fn walk(
     Ok(())
 }
 
-/// The first record of a batch that fulfils `wanted`.
-fn first_record(
+/// Shows `seen` the records of a batch, until it says `true`.
+fn for_each_record(
     frame: &Frame,
-    wanted: impl Fn(&TimedOffset) -> bool,
-) -> Result<Option<TimedOffset>, ReadError> {
+    mut seen: impl FnMut(TimedOffset) -> bool,
+) -> Result<(), ReadError> {
     let undecodable = |what: String| -> ReadError {
         Damage { offset: frame.base, next_offset: frame.next, what }.into()
     };
@@ -205,12 +210,11 @@ fn first_record(
         .map_err(|error| undecodable(error.to_string()))?;
     for record in &records {
         let record = record.map_err(|error| undecodable(error.to_string()))?;
-        let record = TimedOffset { offset: record.offset, timestamp: record.timestamp };
-        if wanted(&record) {
-            return Ok(Some(record));
+        if seen(TimedOffset { offset: record.offset, timestamp: record.timestamp }) {
+            break;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 fn damage(offset: Offset, next_offset: Offset, fault: &FrameFault) -> ReadError {

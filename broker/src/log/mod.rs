@@ -92,7 +92,11 @@ mod walk;
 mod window;
 
 #[cfg(test)]
+mod model_test;
+#[cfg(test)]
 mod power_loss_test;
+#[cfg(test)]
+mod recovery_test;
 #[cfg(test)]
 mod testkit;
 

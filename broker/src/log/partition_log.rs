@@ -214,7 +214,9 @@ impl Log {
                 }
             })
             .collect();
+        // A segment that a truncation left wholly below the log start goes with the next one.
         retention::due(&facts, high_watermark, now, policy)
+            .filter(|due| *due > self.log_start_offset())
     }
 
     // --- queries ---

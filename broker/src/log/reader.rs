@@ -99,7 +99,8 @@ impl LogReader {
         let end = range_end(segment, &open, list.next_base(at), ask.upper);
         let source = |position, len| Ok(open.file.try_slice(position, len));
         let verify_below = open.appended_from;
-        match look(segment, &open, end, ask, verify_below, source) {
+        let start = floor(segment, &open, ask.from);
+        match look(&open, start, end, ask, verify_below, source) {
             Ok(Looked::Batches(batches)) => {
                 self.shared.env.counters.reads_warm.add(1);
                 Ok(self.shared.counted(batches))
@@ -200,18 +201,32 @@ fn read_cold_once(shared: &Arc<Shared>, ask: Ask) -> Result<Batches, ReadError> 
         Err(error) => return Err(error.into()),
     };
     let end = range_end(segment, &open, list.next_base(at), ask.upper);
-    let source = |position, len| open.file.read(position, len).map(Some);
-    let looked = look(segment, &open, end, ask, u64::MAX, source)
-        .map_err(|error| LogError::io("reading", &shared.segment_path(segment.base()), error))?;
-    match looked {
-        Looked::Batches(batches) => Ok(batches),
-        Looked::NotResident => unreachable!("a cold source always has the bytes or an error"),
-        Looked::Fault { offset, position, fault } => {
-            let end = SegmentEnd { offset: next_base, position: end.position };
-            let next = resync(&open, offset, position, end).unwrap_or(next_base);
-            corrupt(offset, next, fault.to_string())
+    let mut start = floor(segment, &open, ask.from);
+    loop {
+        let source = |position, len| open.file.read(position, len).map(Some);
+        let looked = look(&open, start, end, ask, u64::MAX, source).map_err(|error| {
+            LogError::io("reading", &shared.segment_path(segment.base()), error)
+        })?;
+        let (offset, position, fault) = match looked {
+            Looked::Batches(batches) => return Ok(batches),
+            Looked::NotResident => unreachable!("a cold source always has the bytes or an error"),
+            Looked::Fault { offset, position, fault } => (offset, position, fault),
+        };
+        let end = SegmentEnd { offset: next_base, position: end.position };
+        match resync(&open, offset, position, end) {
+            // The damage lies before what was asked for, which can be read all the same.
+            Some(next) if next.0 <= ask.from => start = next,
+            next => {
+                let next = next.map_or(next_base, |(offset, _)| offset);
+                return corrupt(offset.max(ask.from), next, fault.to_string());
+            }
         }
     }
+}
+
+/// The last index entry at or before an offset, or the beginning of the segment.
+fn floor(segment: &Segment, open: &OpenSegment, from: Offset) -> (Offset, u64) {
+    open.offsets.floor(from).unwrap_or((segment.base(), SEGMENT_HEADER_BYTES as u64))
 }
 
 /// Where the part of a segment ends that may be read.
@@ -225,17 +240,16 @@ fn range_end(
     SegmentEnd { offset: next_base.map_or(upper, |next| next.min(upper)), position }
 }
 
-/// Collects batches of one segment from the one that holds `ask.from`, below `end`.
+/// Collects batches of one segment from the one that holds `ask.from`, below `end`; walks there from
+/// `start`.
 fn look(
-    segment: &Segment,
     open: &OpenSegment,
+    (offset, position): (Offset, u64),
     end: SegmentEnd,
     ask: Ask,
     verify_below: u64,
     source: impl FnMut(u64, usize) -> io::Result<Option<Bytes>>,
 ) -> io::Result<Looked> {
-    let start = (segment.base(), SEGMENT_HEADER_BYTES as u64);
-    let (offset, position) = open.offsets.floor(ask.from).unwrap_or(start);
     // What lies between the index entry and `from` is walked over.
     let slack = 16 * 1024;
     let chunk_bytes = ask.max_bytes.saturating_add(slack);
@@ -262,7 +276,6 @@ fn look(
             _ if !found.batches.is_empty() => break,
             Step::NotResident => return Ok(Looked::NotResident),
             Step::Fault(fault) => {
-                let offset = offset.max(ask.from);
                 return Ok(Looked::Fault { offset, position, fault });
             }
         }
@@ -273,8 +286,13 @@ fn look(
     Ok(Looked::Batches(found))
 }
 
-/// The first offset behind damage from which a whole batch follows, within the segment.
-fn resync(open: &OpenSegment, damaged: Offset, position: u64, end: SegmentEnd) -> Option<Offset> {
+/// The first place behind damage from which a whole batch follows, within the segment.
+fn resync(
+    open: &OpenSegment,
+    damaged: Offset,
+    position: u64,
+    end: SegmentEnd,
+) -> Option<(Offset, u64)> {
     let read = |position, len| open.file.read(position, len).map(Some);
     let valid = |offset: Offset, position: u64| {
         let start = WalkStart {
@@ -291,14 +309,13 @@ fn resync(open: &OpenSegment, damaged: Offset, position: u64, end: SegmentEnd) -
         && offset < end.offset
         && valid(offset, position)
     {
-        return Some(offset);
+        return Some((offset, position));
     }
     open.offsets
         .beyond(position)
         .take_while(|&(_, position)| position < end.position)
         .take(RESYNC_ENTRIES_MAX)
         .find(|&(offset, position)| offset > damaged && valid(offset, position))
-        .map(|(offset, _)| offset)
 }
 
 /// Base offset and position that the frame behind the damaged one claims.

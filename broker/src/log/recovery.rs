@@ -22,7 +22,7 @@ use riverrun_proto::{
 
 use super::{
     active::Active,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, CutMark},
     checkpointing,
     config::LogConfig,
     env::LogEnv,
@@ -182,7 +182,7 @@ impl Log {
         let (touched, is_changed) = (scanned.touched.clone(), scanned.is_changed);
         let mut log = Self::from_scan(shared, checkpoint, scanned, config, now, &mut report)?;
         if !report.was_clean {
-            log.keep(&touched, is_changed)?;
+            log.keep(&touched, is_changed, report.cut.as_ref())?;
         }
         report.log_start = log.log_start_offset();
         report.log_end = log.log_end_offset();
@@ -212,7 +212,7 @@ impl Log {
         let mut epochs = epochs.filter(|_| !report.epochs_lost).unwrap_or_default();
         let mut producers =
             replay::load_snapshot(&shared, point, checkpoint.life, config.producer_limits())?;
-        let producers_from = producers.as_of.unwrap_or(Offset::ZERO).max(log_start);
+        let producers_from = producers.as_of.unwrap_or(Offset::ZERO);
         report.producers_replayed_from = producers_from;
 
         let from = epochs_from.min(producers_from);
@@ -249,6 +249,7 @@ impl Log {
         &mut self,
         touched: &[(Arc<Segment>, Arc<OpenSegment>)],
         is_changed: bool,
+        torn: Option<&Cut>,
     ) -> Result<(), LogError> {
         let shared = self.shared.clone();
         for (_, open) in touched {
@@ -270,6 +271,13 @@ impl Log {
         let point = self.end_point();
         let mut on_disk = self.side.checkpoint.lock();
         let life = on_disk.life;
+        let mut cuts = on_disk.cuts.clone();
+        // So that the next open knows that what lies behind the end was looked at.
+        let torn = |segment: &Segment| torn.is_some_and(|torn| torn.segment == segment.base());
+        if let Some((segment, open)) = touched.iter().find(|(segment, _)| torn(segment)) {
+            cuts.retain(|cut| cut.segment != segment.base());
+            cuts.push(CutMark { segment: segment.base(), salt: open.salt, end: point.offset });
+        }
         checkpointing::write_states(&shared, point.offset, life, &self.producers, &self.epochs)?;
         flush::sync_dir(&shared, SyncPoint::RecoveryFilesDir)?;
         let next = Checkpoint {
@@ -277,7 +285,7 @@ impl Log {
             log_start: self.log_start_offset(),
             high_watermark: self.high_watermark,
             life,
-            cuts: on_disk.cuts.clone(),
+            cuts,
         };
         checkpointing::write_checkpoint(&shared, &mut on_disk, next)?;
         drop(on_disk);

@@ -226,12 +226,15 @@ impl Scan<'_> {
             } else {
                 return self.cut(&live[at..], out, report);
             };
-            if self.clean && next.is_none() && len == from.position && from == point {
-                if let Some(segment) = self.look_at_clean_end(base)? {
-                    segments.push(segment);
-                    out.reopen = true;
-                    return Ok(());
-                }
+            if self.clean
+                && next.is_none()
+                && len == from.position
+                && from == point
+                && let Some(segment) = self.look_at_clean_end(base)?
+            {
+                segments.push(segment);
+                out.reopen = true;
+                return Ok(());
             }
             let found = match self.look_from(base, len, from, next, out, report)? {
                 Look::Found(found) => found,
@@ -249,6 +252,7 @@ impl Scan<'_> {
                 let (offset, position) = (found.end.offset, found.end.position);
                 let what = found.fault.to_string();
                 report.cut = Some(Cut { offset, segment: base, position, what });
+                out.is_changed = true;
             }
             if found.end.offset == base {
                 return self.cut(&live[at..], out, report);
@@ -285,13 +289,16 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// The last segment after a clean stop, by its index alone.
+    /// The last segment after a clean stop, by its index alone. One that was cut is never appended to
+    /// again: what is behind the mark does not belong to the log.
     fn look_at_clean_end(&self, base: Offset) -> Result<Option<Arc<Segment>>, LogError> {
         let point = self.checkpoint.recovery_point;
         let (disk, dir) = (self.shared.env.disk.as_ref(), &self.shared.dir);
         let head = index_files::read_head(disk, dir, base)?;
         let is_end = |head: &IndexHead| {
-            head.end_offset == point.offset && head.end_position == point.position
+            head.end_offset == point.offset
+                && head.end_position == point.position
+                && self.checkpoint.cut_of(base, head.salt).is_none()
         };
         let end = SegmentEnd { offset: point.offset, position: point.position };
         Ok(head.filter(is_end).map(|head| Arc::new(Segment::sealed(end, &head))))

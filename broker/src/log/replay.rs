@@ -78,6 +78,23 @@ pub(super) fn follow(
     }
 }
 
+/// Producer state as of `end`, from what there is on the disk.
+pub(super) fn producers_at(
+    shared: &Shared,
+    list: &SegmentList,
+    end: Offset,
+    life: u32,
+    limits: ProducerLimits,
+    now: Timestamp,
+) -> Result<ProducerStates, LogError> {
+    let mut loaded = load_snapshot(shared, end, life, limits)?;
+    let from = loaded.as_of.unwrap_or(Offset::ZERO);
+    frames(shared, list, from, end, |frame| {
+        follow(&mut loaded.states, &frame.header, frame.base, now);
+    })?;
+    Ok(loaded.states)
+}
+
 /// Shows `seen` all frames of sealed or open segments that reach into `from..to`. What is damaged is
 /// left out, to the end of its segment: whoever reads it will say so.
 pub(super) fn frames(

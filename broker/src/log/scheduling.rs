@@ -88,7 +88,6 @@ impl Log {
             to,
             list: self.shared.segments.load_full(),
             unsynced: self.flush.unsynced(),
-            log_start: self.log_start_offset(),
             ahead: self.config.window_min,
             mode: self.config.write_mode,
             limits: self.config.producer_limits(),
@@ -117,13 +116,17 @@ impl Log {
     }
 
     /// Moves the log start offset forward, to at most the log end; readers see it at once. The work
-    /// makes it durable and deletes the segments below. `None` if that changes nothing.
+    /// makes it durable and deletes the segments below. `None` if that changes nothing, or if an
+    /// earlier one failed and is tried again first ([`Log::take_work`]).
     ///
     /// If the log becomes empty, its active segment goes, too.
     pub fn advance_log_start(&mut self, to: Offset) -> Option<LogWork> {
         let log_end = self.log_end_offset();
         let to = to.min(log_end);
-        if to <= self.log_start_offset() || self.status.is_truncating {
+        if to <= self.log_start_offset()
+            || self.status.is_truncating
+            || self.status.undeleted.is_some()
+        {
             return None;
         }
         // As things stand before anything of them is deleted.
@@ -144,12 +147,8 @@ impl Log {
                 None => all && list.as_slice()[at].base() < to,
             })
             .count();
-        let undeleted = self.status.undeleted.take();
-        let segments: Vec<_> = undeleted
-            .into_iter()
-            .flat_map(|delete| delete.segments)
-            .chain(list.as_slice()[..dead].iter().map(|segment| segment.base()))
-            .collect();
+        let segments: Vec<_> =
+            list.as_slice()[..dead].iter().map(|segment| segment.base()).collect();
         let empty_at = (dead == list.len()).then_some(log_end);
         if empty_at.is_some() {
             self.vacate();
@@ -162,19 +161,19 @@ impl Log {
         Some(self.work(Kind::Delete(Box::new(Delete {
             log_start: to,
             checkpoint_first,
+            list,
             segments,
             empty_at,
             resets,
+            limits: self.config.producer_limits(),
+            now: self.status.now,
         }))))
     }
 
-    /// The same again; with the log as it is now, in which the start has moved already.
-    fn delete_again(&mut self, mut delete: Box<Delete>) -> LogWork {
-        if self.damage.is_none()
-            && (delete.checkpoint_first.is_some() || delete.log_start > self.recovery_point.offset)
-        {
-            delete.checkpoint_first = Some(Box::new(self.checkpointing(false)));
-        }
+    /// The same again, with a checkpoint of the log as it is now: its start has moved already.
+    fn delete_again(&self, mut delete: Box<Delete>) -> LogWork {
+        delete.checkpoint_first =
+            self.damage.is_none().then(|| Box::new(self.checkpointing(false)));
         self.work(Kind::Delete(delete))
     }
 
@@ -390,6 +389,7 @@ impl Log {
         let Truncated { end, kept, cut, active, producers, recovery_point } = truncated;
         self.vacate();
         self.shared.set_segments(kept);
+        self.shared.set_log_start(self.log_start_offset().min(end));
         self.shared.set_log_end(end);
         self.epochs.truncate(end);
         self.high_watermark = self.high_watermark.min(end);

@@ -69,11 +69,6 @@ impl SegmentList {
         self.segments.len()
     }
 
-    /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.segments.is_empty()
-    }
-
     /// Bytes of all files that belong to the log.
     pub(super) fn size_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size_bytes()).sum()
@@ -127,7 +122,7 @@ mod tests {
         let list = list(&[10, 20, 30, 40]);
         assert_eq!(list.below(at(20)).len(), 1, "a segment that begins at the cut is above it");
         assert_eq!(list.below(at(21)).len(), 2);
-        assert!(list.below(at(10)).is_empty());
+        assert_eq!(list.below(at(10)).len(), 0);
         assert_eq!(list.without_first(2).as_slice()[0].base(), at(30));
     }
 }

@@ -4,6 +4,7 @@
 //! removed, and a new segment begins at the cut; readers who hold slices of what was cut keep them.
 //!
 //! ```text
+//! 0. producer state as of the cut, for the recovery point          (synced)
 //! 1. checkpoint: a mark where the segment is cut; the recovery     (synced)
 //!    point moves back to the cut
 //!      the mark, because the frames behind it are whole and would be taken for the log's end
@@ -42,7 +43,6 @@ pub(super) struct Truncate {
     pub(super) list: Arc<SegmentList>,
     /// Segments that were sealed and are not known to be durable.
     pub(super) unsynced: Vec<Arc<OpenSegment>>,
-    pub(super) log_start: Offset,
     pub(super) ahead: u64,
     pub(super) mode: WriteMode,
     pub(super) limits: ProducerLimits,
@@ -85,19 +85,13 @@ impl Truncate {
         shared.env.failure.check()?;
         shared.env.counters.truncations.add(1);
         let (cut, point) = self.find_cut(shared)?;
-        let mut next = on_disk.clone();
-        if next.recovery_point.offset > point.offset {
-            next.recovery_point = point;
+        let mut kept = self.list.below(point.offset);
+        if let Some((cut, _)) = &cut {
+            kept = kept.below(cut.base()).with(cut.clone());
         }
-        next.high_watermark = next.high_watermark.min(point.offset);
-        if let Some((segment, open)) = &cut {
-            let (segment, salt) = (segment.base(), open.salt);
-            next.cuts.retain(|cut| cut.segment != segment);
-            next.cuts.push(CutMark { segment, salt, end: point.offset });
-        }
-        if next != *on_disk {
-            checkpointing::write_checkpoint(shared, on_disk, next)?;
-        }
+        let producers =
+            replay::producers_at(shared, &kept, point.offset, on_disk.life, self.limits, self.now)?;
+        self.mark(shared, on_disk, cut.as_ref(), point, &producers)?;
         remove_from(shared, point.offset)?;
         on_disk.cuts.retain(|cut| cut.segment < point.offset);
         let before = self.unsynced.iter().filter(|open| open.base() < point.offset);
@@ -105,24 +99,44 @@ impl Truncate {
             flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
         }
         let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
-        let mut kept = self.list.below(point.offset);
-        if let Some((cut, _)) = &cut {
-            kept = kept.below(cut.base()).with(cut.clone());
-        }
-        let limits = self.limits;
-        let mut loaded = replay::load_snapshot(shared, point.offset, on_disk.life, limits)?;
-        let from = loaded.as_of.unwrap_or(self.log_start);
-        replay::frames(shared, &kept, from, point.offset, |frame| {
-            replay::follow(&mut loaded.states, &frame.header, frame.base, self.now);
-        })?;
         Ok(Truncated {
             end: point.offset,
             kept,
             cut: cut.map(|(segment, _)| segment.base()),
             active: Arc::new(new),
-            producers: loaded.states,
+            producers,
             recovery_point: on_disk.recovery_point,
         })
+    }
+
+    /// Moves the recovery point back to the cut, with the snapshot that belongs to it, and marks the
+    /// cut.
+    fn mark(
+        &self,
+        shared: &Shared,
+        on_disk: &mut Checkpoint,
+        cut: Option<&(Arc<Segment>, Arc<OpenSegment>)>,
+        point: LogPoint,
+        producers: &ProducerStates,
+    ) -> Result<(), LogError> {
+        let mut next = on_disk.clone();
+        if next.recovery_point.offset > point.offset {
+            next.recovery_point = point;
+            checkpointing::write_snapshot(shared, point.offset, next.life, producers)?;
+            flush::sync_dir(shared, SyncPoint::RecoveryFilesDir)?;
+        }
+        next.high_watermark = next.high_watermark.min(point.offset);
+        // Only if it lies within the batch that was cut off with the rest.
+        next.log_start = next.log_start.min(point.offset);
+        if let Some((segment, open)) = cut {
+            let (segment, salt) = (segment.base(), open.salt);
+            next.cuts.retain(|cut| cut.segment != segment);
+            next.cuts.push(CutMark { segment, salt, end: point.offset });
+        }
+        if next != *on_disk {
+            checkpointing::write_checkpoint(shared, on_disk, next)?;
+        }
+        Ok(())
     }
 
     /// The batch boundary at or below `to`, and the segment that ends there as it is from now on.
@@ -167,6 +181,9 @@ impl Truncate {
                 Some((segment, end)) => LogPoint { offset: base, segment, position: end.position },
                 None => LogPoint::start_of_segment(base),
             };
+            return Ok((None, point));
+        }
+        if last.end().is_some_and(|known| known.offset == end.offset) {
             return Ok((None, point));
         }
         let cut = OpenSegment::new(open.file.clone(), base, open.salt, open.appended_from);

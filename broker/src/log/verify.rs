@@ -145,7 +145,7 @@ impl Verifier<'_> {
 
     /// All below it is on disk.
     fn recovery_point(&self) -> Offset {
-        self.checkpoint.map_or(Offset::ZERO, |checkpoint| checkpoint.recovery_point.offset)
+        self.checkpoint.as_ref().map_or(Offset::ZERO, |checkpoint| checkpoint.recovery_point.offset)
     }
 
     /// `next`: where the segment after it begins, which is where this one ends.
@@ -272,7 +272,7 @@ impl Verifier<'_> {
 
     /// What is below the log start offset may be gone; what is above it may not.
     fn start(&mut self) {
-        let Some(checkpoint) = self.checkpoint else { return };
+        let Some(checkpoint) = &self.checkpoint else { return };
         let (from, there) = (checkpoint.log_start, self.verified.start);
         if there > from {
             let dir = self.verified.dir.clone();

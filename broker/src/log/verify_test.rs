@@ -77,8 +77,7 @@ impl Partition {
     fn checkpoint(&self, recovery_point: i64, log_start: i64) {
         let checkpoint = Checkpoint {
             recovery_point: LogPoint::start_of_segment(offset(recovery_point)),
-            log_start: offset(log_start),
-            high_watermark: offset(log_start),
+            ..Checkpoint::empty_at(offset(log_start))
         };
         fs::write(self.dir.path().join(CHECKPOINT_FILE), checkpoint.encode()).unwrap();
     }

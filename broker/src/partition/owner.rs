@@ -163,6 +163,9 @@ impl Partition {
             let durability = settings.durability;
             self.settings.store(Arc::new(settings));
             if state.replica.durability() != durability {
+                // A log that was emptied is flushed without a flush.
+                let flushed_end = state.log.flushed_end_offset();
+                state.step(self, Event::Flushed { flushed_end }, effects);
                 state.step(self, Event::DurabilityChanged(durability), effects);
             }
         });

@@ -64,7 +64,12 @@ pub(super) async fn fetch(
     let _ = timeout(time, poll.gather(core, max_wait)).await;
     let permit = match poll.bytes {
         0..=PACK_TARGET_BYTES => None,
-        large => Some(core.fetch_memory(large).await),
+        large => {
+            let memory = timeout(time, core.fetch_memory(large)).await;
+            Some(memory.map_err(|_| {
+                Failure::throttled("too many large answers are on their way; try again")
+            })?)
+        }
     };
     let partitions = poll.answers.into_iter().map(|answer| answer.data).collect();
     Ok((v1::FetchResponse { partitions }, permit))

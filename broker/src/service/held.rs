@@ -94,7 +94,10 @@ where
         let ours = request.uri().path().starts_with(OUR_PATHS);
         let core = Arc::clone(&self.core);
         let request = match ours {
-            true => request.map(|body| Body::new(Receiving::new(body, &core))),
+            true => {
+                let path = request.uri().path().to_owned();
+                request.map(|body| Body::new(Receiving::new(body, &path, &core)))
+            }
             false => request,
         };
         let call = self.service.call(request);

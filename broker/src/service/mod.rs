@@ -213,4 +213,22 @@ impl fmt::Debug for ServiceEnv {
 }
 
 #[cfg(test)]
-mod service_test;
+mod admin_test;
+#[cfg(test)]
+mod drain_test;
+#[cfg(test)]
+mod fetch_stream_test;
+#[cfg(test)]
+mod fetch_unary_test;
+#[cfg(test)]
+mod metadata_test;
+#[cfg(test)]
+mod produce_stream_test;
+#[cfg(test)]
+mod produce_unary_test;
+#[cfg(test)]
+mod surroundings_test;
+#[cfg(test)]
+mod tail_test;
+#[cfg(test)]
+mod test_support;

@@ -119,15 +119,10 @@ fn check_records(core: &Core, list: &v1::RecordList) -> Result<usize, Failure> {
         return Err(Failure::new(Reason::MessageTooLarge, message).at_field("records"));
     }
     let bytes = list.encoded_len();
+    // Up to the limit in what users write; what encoding adds is on the house.
     let max = limits.unary_bytes_max + limits.unary_bytes_max / 16;
     if bytes > max {
-        let message = format!(
-            "{bytes} bytes of records in one call; at most {max}: send several calls, or use \
-             ProduceStream"
-        );
-        return Err(Failure::new(Reason::MessageTooLarge, message)
-            .at_field("records")
-            .with("max_bytes", max));
+        return Err(Failure::unary_too_large(bytes, limits.unary_bytes_max));
     }
     if list.records.iter().any(|record| record.idempotency_key.is_some()) {
         return Err(Failure::unsupported(

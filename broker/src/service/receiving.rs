@@ -7,6 +7,9 @@
 //! is when the handler has taken over (and has admission of its own). Past the budget such a message
 //! is refused; waiting would not do, since what waits keeps the connection's window from those that
 //! would finish.
+//!
+//! A unary produce is cut short here as well: decoded, a record takes many times the two bytes that
+//! an empty one has on the wire, so a request that will be refused is not decoded first.
 
 use std::{
     pin::Pin,
@@ -31,6 +34,10 @@ const PREFIX_BYTES: usize = 5;
 /// part of what a stream costs.
 pub(super) const USUAL_BYTES: usize = 4 * PACK_TARGET_BYTES;
 
+/// Records with many small fields and the call's own fields: what comes on top of the records' bytes.
+const UNARY_ENVELOPE_BYTES: usize = 64 * 1024;
+const PRODUCE_PATH: &str = "/riverrun.v1.ProduceService/Produce";
+
 /// A request's body that takes from the budget for large messages.
 pub(super) struct Receiving {
     body: Body,
@@ -42,6 +49,7 @@ pub(super) struct Receiving {
 #[derive(Debug)]
 struct Messages {
     budget: ByteBudget,
+    bytes_max: usize,
     prefix: [u8; PREFIX_BYTES],
     prefix_filled: usize,
     /// Bytes of the message under way that have not come yet.
@@ -49,16 +57,38 @@ struct Messages {
     permit: Option<BytePermit>,
 }
 
-/// The message that did not fit.
+/// Why a message is not received, and its bytes.
 #[derive(Debug, PartialEq, Eq)]
-struct NoRoom {
-    bytes: usize,
+enum NotTaken {
+    NoRoom(usize),
+    TooLarge(usize),
 }
 
 impl Receiving {
-    pub(super) fn new(body: Body, core: &Arc<Core>) -> Self {
-        let messages = Messages::new(core.receive_budget.clone());
+    /// Of a call to `path`.
+    pub(super) fn new(body: Body, path: &str, core: &Arc<Core>) -> Self {
+        let bytes_max = match path {
+            PRODUCE_PATH => core.limits.unary_bytes_max + UNARY_ENVELOPE_BYTES,
+            _ => usize::MAX,
+        };
+        let messages = Messages::new(core.receive_budget.clone(), bytes_max);
         Self { body, core: Arc::clone(core), messages }
+    }
+
+    fn refuse(&self, not_taken: &NotTaken) -> Status {
+        let failure = match not_taken {
+            NotTaken::NoRoom(bytes) => {
+                self.core.hits.receiving.hit();
+                Failure::throttled(format!(
+                    "a message of {bytes} bytes is not taken: the broker is receiving as much as \
+                     it may hold already; send smaller messages, or fewer at once"
+                ))
+            }
+            NotTaken::TooLarge(bytes) => {
+                Failure::unary_too_large(*bytes, self.core.limits.unary_bytes_max)
+            }
+        };
+        self.core.catalog.status(&failure)
     }
 }
 
@@ -73,14 +103,9 @@ impl http_body::Body for Receiving {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
-            && let Err(NoRoom { bytes }) = self.messages.see(data)
+            && let Err(not_taken) = self.messages.see(data)
         {
-            self.core.hits.receiving.hit();
-            let failure = Failure::throttled(format!(
-                "a message of {bytes} bytes is not taken: the broker is receiving as much as it \
-                 may hold already; send smaller messages, or fewer at once"
-            ));
-            return Poll::Ready(Some(Err(self.core.catalog.status(&failure))));
+            return Poll::Ready(Some(Err(self.refuse(&not_taken))));
         }
         polled
     }
@@ -97,12 +122,19 @@ impl http_body::Body for Receiving {
 // === impl Messages ===
 
 impl Messages {
-    fn new(budget: ByteBudget) -> Self {
-        Self { budget, prefix: [0; PREFIX_BYTES], prefix_filled: 0, missing: 0, permit: None }
+    fn new(budget: ByteBudget, bytes_max: usize) -> Self {
+        Self {
+            budget,
+            bytes_max,
+            prefix: [0; PREFIX_BYTES],
+            prefix_filled: 0,
+            missing: 0,
+            permit: None,
+        }
     }
 
     /// Follows the messages through the next bytes of the body.
-    fn see(&mut self, mut data: &[u8]) -> Result<(), NoRoom> {
+    fn see(&mut self, mut data: &[u8]) -> Result<(), NotTaken> {
         while !data.is_empty() {
             if self.missing > 0 {
                 let step = self.missing.min(data.len());
@@ -121,14 +153,17 @@ impl Messages {
         Ok(())
     }
 
-    fn begin(&mut self) -> Result<(), NoRoom> {
+    fn begin(&mut self) -> Result<(), NotTaken> {
         let [_, length @ ..] = self.prefix;
         let bytes = u32::from_be_bytes(length) as usize;
         self.prefix_filled = 0;
         self.missing = bytes;
         self.permit = None;
+        if bytes > self.bytes_max {
+            return Err(NotTaken::TooLarge(bytes));
+        }
         if bytes > USUAL_BYTES {
-            self.permit = Some(self.budget.try_take(bytes).ok_or(NoRoom { bytes })?);
+            self.permit = Some(self.budget.try_take(bytes).ok_or(NotTaken::NoRoom(bytes))?);
         }
         Ok(())
     }
@@ -150,16 +185,16 @@ mod tests {
     #[test]
     fn a_large_message_holds_its_bytes_until_the_next_begins() {
         let budget = ByteBudget::new(3 * USUAL_BYTES);
-        let mut stream = Messages::new(budget.clone());
+        let mut stream = Messages::new(budget.clone(), usize::MAX);
         let large = message(2 * USUAL_BYTES);
         stream.see(&large[..10]).unwrap();
         assert_eq!(budget.used(), 2 * USUAL_BYTES, "as soon as its length is known");
         stream.see(&large[10..]).unwrap();
         assert_eq!(budget.used(), 2 * USUAL_BYTES, "the handler may still look at it");
 
-        let mut other = Messages::new(budget.clone());
+        let mut other = Messages::new(budget.clone(), usize::MAX);
         other.see(&message(USUAL_BYTES)).unwrap();
-        assert_eq!(other.see(&large), Err(NoRoom { bytes: 2 * USUAL_BYTES }));
+        assert_eq!(other.see(&large), Err(NotTaken::NoRoom(2 * USUAL_BYTES)));
 
         stream.see(&message(1)[..PREFIX_BYTES]).unwrap();
         assert_eq!(budget.used(), 0);
@@ -172,10 +207,17 @@ mod tests {
     #[test]
     fn one_larger_than_the_whole_budget_passes_alone() {
         let budget = ByteBudget::new(USUAL_BYTES);
-        let mut stream = Messages::new(budget.clone());
+        let mut stream = Messages::new(budget.clone(), usize::MAX);
         stream.see(&message(4 * USUAL_BYTES)).unwrap();
-        let mut other = Messages::new(budget);
+        let mut other = Messages::new(budget, usize::MAX);
         assert!(other.see(&message(2 * USUAL_BYTES)).is_err());
+    }
+
+    #[test]
+    fn what_the_call_does_not_take_is_refused_by_its_length_alone() {
+        let mut stream = Messages::new(ByteBudget::new(1), 100);
+        stream.see(&message(100)).unwrap();
+        assert_eq!(stream.see(&message(101)[..PREFIX_BYTES]), Err(NotTaken::TooLarge(101)));
     }
 
     proptest! {
@@ -187,7 +229,7 @@ mod tests {
         ) {
             let body: Vec<u8> = sizes.iter().flat_map(|size| message(*size)).collect();
             let budget = ByteBudget::new(usize::MAX >> 4);
-            let mut messages = Messages::new(budget.clone());
+            let mut messages = Messages::new(budget.clone(), usize::MAX);
             let (mut rest, mut cuts) = (body.as_slice(), cuts.into_iter().cycle());
             while !rest.is_empty() {
                 let cut = cuts.next().unwrap().min(rest.len());

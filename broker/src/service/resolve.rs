@@ -148,6 +148,9 @@ impl Catalog {
         let Some(state) = topic.partition(index) else {
             return unknown_partition(topic, index.to_wire());
         };
+        if let Some(why) = self.partitions.failure_of(TopicPartition::new(topic.id, index)) {
+            return Failure::unusable(&why);
+        }
         match state.leader {
             Some(leader) if leader == self.broker => {
                 let id = TopicPartition::new(topic.id, index);

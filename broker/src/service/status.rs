@@ -108,6 +108,15 @@ impl Failure {
         Self::new(Reason::ThrottlingQuotaExceeded, message).retry_after(RETRY_LATER)
     }
 
+    /// More than one unary produce takes.
+    pub(super) fn unary_too_large(bytes: usize, max: usize) -> Self {
+        let message = format!(
+            "{bytes} bytes of records in one call; at most {max}: send several calls, or use \
+             ProduceStream"
+        );
+        Self::new(Reason::MessageTooLarge, message).at_field("records").with("max_bytes", max)
+    }
+
     /// The caller's time is over.
     pub(super) fn timed_out(message: impl Into<String>) -> Self {
         Self::new(Reason::RequestTimedOut, message).retriable()
@@ -132,6 +141,12 @@ impl Failure {
     pub(super) fn opening() -> Self {
         Self::new(Reason::LeaderNotAvailable, "the partition is being opened; try again")
             .retry_after(RETRY_SOON)
+    }
+
+    /// This broker has the partition and cannot open it.
+    pub(super) fn unusable(why: &str) -> Self {
+        let message = format!("the partition could not be opened on this broker: {why}");
+        Self::new(Reason::KafkaStorageError, message)
     }
 
     /// The same call may succeed later.
@@ -473,7 +488,11 @@ impl From<&Status> for Failure {
         if let Some(reason) = status.metadata().get(REASON_TRAILER)
             && let Some(reason) = reason.to_str().ok().and_then(Reason::from_name)
         {
-            return Self::new(reason, message).retry_after(RETRY_LATER);
+            let failure = Self::new(reason, message);
+            return match reason {
+                Reason::ThrottlingQuotaExceeded => failure.retry_after(RETRY_LATER),
+                _ => failure,
+            };
         }
         match status.code() {
             Code::OutOfRange | Code::ResourceExhausted => Self::new(

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{
     admission::BytePermit,
-    convert::{self, Format, Start},
+    convert::{self, Format, Start, TopicRef},
     core::Core,
     status::Failure,
     subscriptions::{Piece, Place, Subscriptions},
@@ -45,6 +45,8 @@ pub(super) fn open(
 
 struct Tail {
     core: Arc<Core>,
+    /// As the client named it.
+    topic: TopicRef,
     subscriptions: Subscriptions,
     /// Partitions not yet at their end, by token.
     reading: HashMap<u64, Reading>,
@@ -94,6 +96,7 @@ impl Tail {
         Ok(Self {
             _open: core.requests.stream_opened(Called::Tail),
             core,
+            topic: named,
             subscriptions,
             reading,
             left: (request.limit > 0).then_some(request.limit),
@@ -135,9 +138,8 @@ impl Tail {
             if let Some(past) = past
                 && reading.end.is_none_or(|end| past < end)
             {
-                let named = convert::TopicRef { id: None, name: None };
-                let token =
-                    self.subscriptions.set(&reading.partition, &named, place(Start::At(past)));
+                let place = place(Start::At(past));
+                let token = self.subscriptions.set(&reading.partition, &self.topic, place);
                 self.reading.insert(token, reading);
             }
             return Some(data);

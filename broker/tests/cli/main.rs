@@ -3,6 +3,8 @@
 //! Nothing here waits by sleeping: every wait is for a line, an exit or a closed pipe, with a limit
 //! that is only reached when a test is about to fail.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod consume;
 mod demo;
 mod harness;

@@ -308,3 +308,6 @@ impl fmt::Debug for Admin {
 fn about(error: Error, topic: &str) -> Error {
     error.context(format_args!("topic {topic:?}"))
 }
+
+#[cfg(test)]
+mod admin_test;

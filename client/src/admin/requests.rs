@@ -3,12 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::{Admin, ConfigEntry, about};
-use crate::{
-    address::Address,
-    connection::NewTopic,
-    error::{ErrorKind, Result},
-    topic::Topic,
-};
+use crate::{address::Address, connection::NewTopic, error::Result, topic::Topic};
 
 /// A topic to be created.
 #[must_use = "call send()"]
@@ -64,7 +59,8 @@ impl CreateTopic {
     /// Dropped, it may or may not be carried out.
     ///
     /// # Errors
-    /// [`ErrorKind::TopicExists`]; [`ErrorKind::InvalidArgument`], naming what is wrong.
+    /// [`TopicExists`](crate::ErrorKind::TopicExists);
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), naming what is wrong.
     pub async fn send(self) -> Result<Topic> {
         let Self { admin, topic } = self;
         let (connections, wanted) = (admin.client.connections(), &topic);
@@ -112,7 +108,8 @@ impl AlterConfigs {
     /// Dropped, it may or may not be carried out.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`], naming the key; [`ErrorKind::UnknownTopic`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), naming the key;
+    /// [`UnknownTopic`](crate::ErrorKind::UnknownTopic).
     pub async fn send(self) -> Result<Vec<ConfigEntry>> {
         let Self { admin, topic, set, reset, validate_only } = self;
         let connections = admin.client.connections();

@@ -25,7 +25,7 @@ pub(crate) use self::{
     fetch::{
         FetchEvent, FetchFrom, FetchLink, FetchOutcome, FetchSetup, FetchUpdate, FetchedPartition,
     },
-    metadata::{ListedTopics, OffsetAt, OffsetQuestion},
+    metadata::{OffsetAt, OffsetQuestion},
     produce::{Ack, Append, Appended, ProduceEvent, ProduceLimits, ProduceLink},
 };
 use crate::{

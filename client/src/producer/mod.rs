@@ -29,6 +29,7 @@ mod delivery;
 mod lane;
 mod partitioner;
 mod pump;
+mod routes;
 mod sender;
 mod shared;
 mod sink;
@@ -136,7 +137,6 @@ impl Producer {
     ///
     /// # Errors
     /// The record comes back, with the reason.
-    #[expect(clippy::result_large_err, reason = "the record itself comes back")]
     pub fn try_send(&self, record: Record) -> Result<Delivery, TrySendError> {
         let shared = self.shared();
         let bytes = record.size();
@@ -249,7 +249,6 @@ impl Permit {
     /// # Errors
     /// The record comes back: [`TrySendError::Full`] if it is larger than the permit and there is
     /// no more memory now, or the producer is closed. The permit is given back.
-    #[expect(clippy::result_large_err, reason = "the record itself comes back")]
     pub fn send(self, record: Record) -> Result<Delivery, TrySendError> {
         let Self { shared, mut charge } = self;
         let bytes = record.size();

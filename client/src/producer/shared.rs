@@ -140,7 +140,6 @@ impl Shared {
 
     /// Puts a record that has its charge where it belongs. Gives it back if the producer is
     /// closed.
-    #[expect(clippy::result_large_err, reason = "the record itself comes back")]
     pub(crate) fn enqueue(
         &self,
         mut record: Record,
@@ -440,7 +439,6 @@ impl TopicSlot {
         self.parked.lock().records.len() as u64
     }
 
-    #[expect(clippy::result_large_err, reason = "the record itself comes back")]
     fn park(
         &self,
         record: Record,

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{PartitionAt, State, error, log::header, network::Broker};
+use super::{State, error, log::header, network::Broker};
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Batches of one partition in a message.
@@ -35,6 +35,7 @@ type PartitionKey = ([u8; 16], i32);
 #[derive(Clone, Copy)]
 struct Place {
     next: i64,
+    /// Looked at once.
     last_read_epoch: Option<i32>,
     /// The reader was told that it has everything up to here.
     told_end: Option<i64>,
@@ -150,6 +151,8 @@ impl Broker {
             }
             let cut_after = self.cluster.state().faults.cut_fetch_after;
             if cut_after.is_some_and(|n| reading.messages >= n) {
+                // What was sent arrives.
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 self.cluster.cut(self.id);
                 return false;
             }
@@ -210,7 +213,7 @@ impl Broker {
         if log.leader != Some(self.id) {
             return failed(Outcome::Error(error(Reason::NotLeaderOrFollower, true, true)));
         }
-        if let Some(leader_epoch) = place.last_read_epoch
+        if let Some(leader_epoch) = place.last_read_epoch.take()
             && let Some(end_offset) = log.diverging(leader_epoch, place.next)
         {
             return failed(Outcome::Diverging(v1::Diverging { leader_epoch, end_offset }));

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::source::Source;
+use crate::cli::output;
 
 /// How often bars move.
 const TICK: Duration = Duration::from_millis(100);
@@ -110,13 +111,18 @@ impl Unit {
 
 fn style(unit: Unit, has_end: bool) -> ProgressStyle {
     let template = match (unit, has_end) {
-        (Unit::Records, true) => "{msg:>12} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}",
+        (Unit::Records, true) => "{msg:>12} {wide_bar} {human_pos}/{human_len} {rate} {eta}",
         (Unit::Bytes, true) => {
             "{msg:>12} {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}"
         }
-        (_, false) => "{msg:>12} {spinner} {human_pos} records {per_sec}",
+        (_, false) => "{msg:>12} {spinner} {human_pos} records {rate}",
     };
-    ProgressStyle::with_template(template).expect("the templates are valid; a test makes them all")
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A bar without its rate is still a bar.
+        let _ = write!(out, "{}/s", output::count(state.per_sec() as u64));
+    };
+    let style = ProgressStyle::with_template(template);
+    style.expect("the templates are valid; a test makes them all").with_key("rate", rate)
 }
 
 #[cfg(test)]

@@ -21,9 +21,8 @@ use crate::cli::{
 /// Records without a file and without `--records`.
 pub(super) const DEFAULT_RECORDS: u64 = 1_000_000;
 
-/// A chunk is handed over when it has so many lines or bytes.
-const CHUNK_LINES: usize = 512;
-const CHUNK_BYTES: usize = 128 * 1024;
+/// Made-up lines of a chunk.
+const CHUNK_LINES: u64 = 512;
 
 /// Chunks between the thread and its reader: enough that neither waits for a context switch.
 const CHUNKS: usize = 8;
@@ -96,8 +95,7 @@ impl Source {
     pub(super) fn start(self, line_bytes_max: usize) -> io::Result<mpsc::Receiver<Chunk>> {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         thread::Builder::new().name("demo-source".into()).spawn(move || {
-            let mut handover =
-                Handover { sender, lines: Vec::new(), bytes: 0, tally: Tally::default() };
+            let mut handover = Handover { sender, tally: Tally::default() };
             let done = match self {
                 Self::File { path, records } => {
                     read(&path, records.unwrap_or(u64::MAX), line_bytes_max, &mut handover)
@@ -114,11 +112,9 @@ fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Collects lines into chunks.
+/// Counts lines and hands them over.
 struct Handover {
     sender: mpsc::Sender<Chunk>,
-    lines: Vec<Line>,
-    bytes: usize,
     tally: Tally,
 }
 
@@ -133,26 +129,19 @@ enum Ended {
 // === impl Handover ===
 
 impl Handover {
-    fn line(&mut self, bytes: Bytes) -> Result<(), Ended> {
-        let number = self.tally.records;
-        let fingerprint = fingerprint(number, &bytes);
-        self.tally.add(fingerprint, bytes.len());
-        self.bytes += bytes.len();
-        self.lines.push(Line { number, bytes, fingerprint });
-        if self.lines.len() >= CHUNK_LINES || self.bytes >= CHUNK_BYTES {
-            self.hand_over()?;
-        }
-        Ok(())
-    }
-
-    fn hand_over(&mut self) -> Result<(), Ended> {
-        self.bytes = 0;
-        let lines = std::mem::take(&mut self.lines);
+    fn chunk(&mut self, lines: impl IntoIterator<Item = Bytes>) -> Result<(), Ended> {
+        let line = |bytes: Bytes| {
+            let number = self.tally.records;
+            let fingerprint = fingerprint(number, &bytes);
+            self.tally.add(fingerprint, bytes.len());
+            Line { number, bytes, fingerprint }
+        };
+        let lines = lines.into_iter().map(line).collect();
         self.sender.blocking_send(Chunk::Lines(lines)).map_err(|_| Ended::Abandoned)
     }
 
-    fn end(mut self, done: Result<(), Ended>) {
-        let last = match done.and_then(|()| self.hand_over()) {
+    fn end(self, done: Result<(), Ended>) {
+        let last = match done {
             Ok(()) => Chunk::End(self.tally),
             Err(Ended::Failed(failure)) => Chunk::Failed(failure),
             Err(Ended::Abandoned) => return,
@@ -172,12 +161,15 @@ fn read(path: &Path, records: u64, line_bytes_max: usize, to: &mut Handover) -> 
         Box::new(File::open(path).map_err(|e| failed(e.to_string()))?)
     };
     let mut lines = LineReader::new(source, b"\n", line_bytes_max);
-    while lines.lines() < records {
-        match lines.next_line() {
-            Ok(Some(line)) => to.line(line)?,
-            Ok(None) => break,
-            Err(error) => return Err(failed(error.to_string())),
+    let mut left = records;
+    while left > 0 {
+        let mut chunk = lines.next_chunk().map_err(|e| failed(e.to_string()))?;
+        if chunk.is_empty() {
+            break;
         }
+        chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        left -= chunk.len() as u64;
+        to.chunk(chunk)?;
     }
     Ok(())
 }
@@ -186,10 +178,15 @@ fn read(path: &Path, records: u64, line_bytes_max: usize, to: &mut Handover) -> 
 fn make_up(records: u64, to: &mut Handover) -> Result<(), Ended> {
     let mut random = SplitMix(0x0072_6976_6572_7275);
     let mut buffer = BytesMut::new();
-    for number in 0..records {
-        buffer.reserve(512);
-        write_order(number, &mut random, &mut buffer);
-        to.line(buffer.split().freeze())?;
+    let mut number = 0;
+    while number < records {
+        let end = records.min(number + CHUNK_LINES);
+        to.chunk((number..end).map(|number| {
+            buffer.reserve(512);
+            write_order(number, &mut random, &mut buffer);
+            buffer.split().freeze()
+        }))?;
+        number = end;
     }
     Ok(())
 }

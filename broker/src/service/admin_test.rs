@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::*;
+use super::{test_support::*, *};
 
 fn create(name: &str) -> v1::CreateTopicRequest {
     v1::CreateTopicRequest { name: name.to_owned(), ..Default::default() }

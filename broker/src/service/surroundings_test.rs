@@ -6,7 +6,7 @@ use tonic_health::pb::{
 };
 use tonic_reflection::pb::{v1 as reflection, v1alpha as reflection_alpha};
 
-use super::*;
+use super::{test_support::*, *};
 
 #[tokio::test]
 async fn health_says_serving_and_then_not() {
@@ -178,26 +178,26 @@ async fn large_messages_being_received_stay_within_their_budget() {
     let limit = 3 << 20;
     let broker = Broker::with(|setup| setup.limits.receive_bytes = limit).await;
     let topic = broker.topic_with("orders", 1, &[("max.message.bytes", "4MiB")]).await;
-    let mut producer = produce_stream::Client::open(&broker).await;
+    let mut producer = produce_stream_test::Client::open(&broker).await;
     let options = BatchOptions { bytes_max: 8 << 20, ..Default::default() };
     let two_mib = batch_with(&["x".repeat(2 << 20).as_str()], options);
-    producer.send(vec![produce_stream::append(1, topic, 0, two_mib.clone())]);
+    producer.send(vec![produce_stream_test::append(1, topic, 0, two_mib.clone())]);
     assert_eq!(producer.result().await.base_offset, Some(0));
     let used = || broker.metric("riverrun_memory_budget_used_bytes{pool=\"receive\"}");
     assert!(used() > (2 << 20) as f64, "held until the next message of the stream begins");
 
-    let mut second = produce_stream::Client::open(&broker).await;
-    second.send(vec![produce_stream::append(1, topic, 0, two_mib.clone())]);
+    let mut second = produce_stream_test::Client::open(&broker).await;
+    second.send(vec![produce_stream_test::append(1, topic, 0, two_mib.clone())]);
     let refused = error_of(&second.other().await.unwrap_err());
     assert_eq!(refused.reason, "THROTTLING_QUOTA_EXCEEDED");
     assert!(refused.retriable && refused.definite, "{refused:?}");
     assert!(used() <= limit as f64);
     assert_eq!(broker.metric("riverrun_bound_hits_total{bound=\"receive\"}"), 1.0);
 
-    producer.send(vec![produce_stream::append(2, topic, 0, batch(&["small"]))]);
+    producer.send(vec![produce_stream_test::append(2, topic, 0, batch(&["small"]))]);
     assert_eq!(producer.result().await.base_offset, Some(1));
     assert_eq!(used(), 0.0);
-    let mut third = produce_stream::Client::open(&broker).await;
-    third.send(vec![produce_stream::append(1, topic, 0, two_mib)]);
+    let mut third = produce_stream_test::Client::open(&broker).await;
+    third.send(vec![produce_stream_test::append(1, topic, 0, two_mib)]);
     assert_eq!(third.result().await.base_offset, Some(2));
 }

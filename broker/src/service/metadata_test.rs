@@ -2,7 +2,7 @@
 
 use v1::topic_result::Outcome;
 
-use super::*;
+use super::{test_support::*, *};
 
 fn topics(names: &[&str]) -> v1::GetTopicsRequest {
     v1::GetTopicsRequest {

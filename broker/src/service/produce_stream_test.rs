@@ -11,7 +11,7 @@ use v1::{
     produce_stream_ack::Outcome, produce_stream_request::Request, produce_stream_response::Response,
 };
 
-use super::*;
+use super::{test_support::*, *};
 
 /// A client's side of a stream.
 pub(super) struct Client {
@@ -422,4 +422,34 @@ async fn a_deleted_topic_answers_what_waits_with_its_id_unknown() {
     assert!(!error.definite, "it had been appended");
     drop(gate);
     soon(deleting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_never_opened_ends() {
+    let broker =
+        Broker::with(|setup| setup.limits.request_timeout = Duration::from_millis(20)).await;
+    let silent = futures::stream::pending::<v1::ProduceStreamRequest>();
+    let mut answers = broker.producer().produce_stream(silent).await.unwrap().into_inner();
+    let failed = soon(answers.message()).await.unwrap_err();
+    assert_eq!(error_of(&failed).reason, "REQUEST_TIMED_OUT");
+    until(|| broker.metric("riverrun_open_streams{request=\"produce_stream_append\"}") == 0.0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_leaves_nothing_behind() {
+    let broker = Broker::with(|setup| setup.io_threads = 1).await;
+    let topic = broker.topic("orders", 1).await;
+    broker.write(topic, 0, &["warm"]).await;
+    let gate = broker.hold_log_work(1).await;
+    let client = Client::open(&broker).await;
+    client.send((0..10).map(|id| append(id, topic, 0, batch(&["a"]))).collect());
+    until(|| broker.partition(topic, 0).offsets().log_end.get() == 11).await;
+    drop(client);
+    until(|| broker.metric("riverrun_open_streams{request=\"produce_stream_append\"}") == 0.0)
+        .await;
+    drop(gate);
+    until(|| broker.metric("riverrun_memory_budget_used_bytes{pool=\"produce\"}") == 0.0).await;
+    let offsets = broker.partition(topic, 0).offsets();
+    assert_eq!(offsets.high_watermark.get(), 11, "what was sent is written, answered or not");
 }

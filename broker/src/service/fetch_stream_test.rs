@@ -5,7 +5,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use v1::{fetch_stream_request::Request, fetch_stream_response::Response, partition_data::Outcome};
 
-use super::*;
+use super::{test_support::*, *};
 
 struct Client {
     requests: channel::Sender<v1::FetchStreamRequest>,
@@ -372,6 +372,33 @@ async fn a_cold_partition_does_not_hold_up_a_hot_one() {
     assert_eq!(client.values(1).await, [(1, "hot".to_owned())]);
     drop(gates);
     assert_eq!(client.values(1).await, owned(&["cold"]));
+}
+
+/// So many reads of one stream wait for the disk at once; each holds one piece.
+#[tokio::test]
+async fn cold_reads_of_one_stream_are_bounded() {
+    let broker = Broker::start().await;
+    let topic = broker.topic("orders", 20).await;
+    for partition in 0..20 {
+        broker.write(topic, partition, &["cold"]).await;
+    }
+    let mut gates = Vec::new();
+    for _ in 0..2 {
+        let (gate, held) = mpsc::sync_channel::<()>(0);
+        broker.pool.run(Lane::Read, move || _ = held.recv());
+        gates.push(gate);
+    }
+    until(|| broker.pool.waiting(Lane::Read) == 0).await;
+    broker.disk.set_cold(true);
+    let places = (0..20).map(|p| from_offset(by_id(topic, p), 0)).collect();
+    let mut client = Client::open(&broker, open(places)).await;
+    until(|| broker.pool.waiting(Lane::Read) == subscriptions::ASIDE_MAX).await;
+    // The stream goes on serving requests meanwhile, and starts no other read.
+    client.update(v1::UpdatePartitions { generation: 1, ..Default::default() });
+    assert!(matches!(client.next().await, Response::Updated(_)));
+    assert_eq!(broker.pool.waiting(Lane::Read), subscriptions::ASIDE_MAX);
+    drop(gates);
+    assert_eq!(client.values(20).await.len(), 20);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use v1::{
 };
 
 use super::{
-    produce_stream::{Client, append},
+    produce_stream_test::{Client, append},
+    test_support::*,
     *,
 };
 

@@ -3,7 +3,7 @@
 use tonic::Streaming;
 use v1::partition_data::Outcome;
 
-use super::*;
+use super::{test_support::*, *};
 
 fn request(topic: &str) -> v1::TailRequest {
     v1::TailRequest { topic: topic.to_owned(), ..Default::default() }
@@ -114,8 +114,8 @@ async fn a_damaged_batch_is_skipped_with_a_word() {
     lying[riverrun_proto::record::HEADER_BYTES] = 0x7e;
     let crc = crc32c::crc32c(&lying[21..]);
     lying[17..21].copy_from_slice(&crc.to_be_bytes());
-    let mut producer = super::produce_stream::Client::open(&broker).await;
-    producer.send(vec![super::produce_stream::append(1, topic, 0, lying.into())]);
+    let mut producer = super::produce_stream_test::Client::open(&broker).await;
+    producer.send(vec![super::produce_stream_test::append(1, topic, 0, lying.into())]);
     assert_eq!(producer.result().await.base_offset, Some(1), "no record is decoded on append");
     broker.write(topic, 0, &["b"]).await;
 

@@ -1,34 +1,24 @@
-//! The service over a real channel: gRPC on loopback TCP, the real metadata log, real partitions on
-//! the simulated disk.
+//! The service as tests see it: gRPC on loopback TCP, the real metadata log, real partitions on the
+//! simulated disk.
 
-mod admin;
-mod drain;
-mod fetch;
-mod fetch_stream;
-mod metadata;
-mod produce;
-mod produce_stream;
-mod surroundings;
-mod tail;
-
-use std::{
+pub(super) use std::{
     path::Path,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use bytes::Bytes;
-use prost::Message;
-use riverrun_proto::{
+pub(super) use bytes::Bytes;
+pub(super) use prost::Message;
+pub(super) use riverrun_proto::{
     ids::{IncarnationId, TopicId, TopicPartition},
     record::{BatchBuilder, BatchOptions, RecordBatch},
     timestamp::Timestamp,
 };
-use tokio::task::JoinHandle;
-use tonic::{Code, Status, transport::Channel};
+pub(super) use tokio::task::JoinHandle;
+pub(super) use tonic::{Code, Status, transport::Channel};
 
 use super::*;
-use crate::{
+pub(super) use crate::{
     clock::SystemClock,
     config::{ByteSize, Config},
     controller::{
@@ -44,44 +34,44 @@ use crate::{
         IoPool, Lane, Partition, PartitionEnv, ReadBudget,
         registry::{Registry, RegistryEnv},
     },
-    telemetry::Registry as Metrics,
+    telemetry::{Registry as Metrics, StorageMetrics},
 };
-use v1::{
+pub(super) use v1::{
     admin_service_client::AdminServiceClient, consume_service_client::ConsumeServiceClient,
     metadata_service_client::MetadataServiceClient, produce_service_client::ProduceServiceClient,
 };
 
 /// Only reached when a test is about to fail.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A broker without its ports and housekeeping but the gRPC one.
-struct Broker {
-    channel: Channel,
-    registry: Arc<Registry>,
-    quorum: Arc<LocalQuorum>,
-    pool: IoPool,
-    disk: SimDisk,
-    shutdown: Shutdown,
-    metrics: Metrics,
-    serving: JoinHandle<()>,
+pub(super) struct Broker {
+    pub(super) channel: Channel,
+    pub(super) registry: Arc<Registry>,
+    pub(super) quorum: Arc<LocalQuorum>,
+    pub(super) pool: IoPool,
+    pub(super) disk: SimDisk,
+    pub(super) shutdown: Shutdown,
+    pub(super) metrics: Metrics,
+    pub(super) serving: JoinHandle<()>,
 }
 
 /// What a test may change before the start.
-struct Setup {
-    limits: Limits,
-    config: Config,
-    io_threads: usize,
+pub(super) struct Setup {
+    pub(super) limits: Limits,
+    pub(super) config: Config,
+    pub(super) io_threads: usize,
 }
 
 /// Holds up all log work of a broker until dropped.
-struct Gate(Vec<mpsc::SyncSender<()>>);
+pub(super) struct Gate(Vec<mpsc::SyncSender<()>>);
 
 impl Broker {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    async fn with(change: impl FnOnce(&mut Setup)) -> Self {
+    pub(super) async fn with(change: impl FnOnce(&mut Setup)) -> Self {
         let config = Config::default();
         let limits = Limits::new(&config, ByteSize::mib(64));
         let mut setup = Setup { limits, config, io_threads: 2 };
@@ -109,20 +99,19 @@ impl Broker {
         let epoch = register(&quorum, identity, address.port()).await;
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Metrics::new();
         let pool = IoPool::start(io_threads, 2).unwrap();
         let env = RegistryEnv {
             me: node,
             dir: root.join("data"),
             log: LogEnv::new(shared, failure.clone(), SaltSource::seeded(5), LogBudgets::default()),
             partition: PartitionEnv {
-                metrics: crate::telemetry::StorageMetrics::register(
-                    &crate::telemetry::Registry::new(),
-                ),
                 clock: Arc::clone(&clock),
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
                 parked_bytes_max: limits.admission_bytes / 4,
                 failure,
+                metrics: StorageMetrics::register(&metrics),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -132,7 +121,7 @@ impl Broker {
         let (registry, _) = Registry::open(env, subscription.start(), false).unwrap();
         tokio::spawn(follow(subscription, Arc::clone(&registry)));
 
-        let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
+        let shutdown = Shutdown::new();
         let bounds = Bounds::register(&metrics);
         let log: Arc<dyn MetaQuorum> = Arc::clone(&quorum) as Arc<dyn MetaQuorum>;
         let env = ServiceEnv {
@@ -158,27 +147,32 @@ impl Broker {
         Self { channel, registry, quorum, pool, disk, shutdown, metrics, serving }
     }
 
-    fn producer(&self) -> ProduceServiceClient<Channel> {
+    pub(super) fn producer(&self) -> ProduceServiceClient<Channel> {
         ProduceServiceClient::new(self.channel.clone())
     }
 
-    fn consumer(&self) -> ConsumeServiceClient<Channel> {
+    pub(super) fn consumer(&self) -> ConsumeServiceClient<Channel> {
         ConsumeServiceClient::new(self.channel.clone())
     }
 
-    fn metadata(&self) -> MetadataServiceClient<Channel> {
+    pub(super) fn metadata(&self) -> MetadataServiceClient<Channel> {
         MetadataServiceClient::new(self.channel.clone())
     }
 
-    fn admin(&self) -> AdminServiceClient<Channel> {
+    pub(super) fn admin(&self) -> AdminServiceClient<Channel> {
         AdminServiceClient::new(self.channel.clone())
     }
 
-    async fn topic(&self, name: &str, partitions: u32) -> TopicId {
+    pub(super) async fn topic(&self, name: &str, partitions: u32) -> TopicId {
         self.topic_with(name, partitions, &[]).await
     }
 
-    async fn topic_with(&self, name: &str, partitions: u32, configs: &[(&str, &str)]) -> TopicId {
+    pub(super) async fn topic_with(
+        &self,
+        name: &str,
+        partitions: u32,
+        configs: &[(&str, &str)],
+    ) -> TopicId {
         let request = v1::CreateTopicRequest {
             name: name.to_owned(),
             partitions: Some(partitions),
@@ -189,13 +183,13 @@ impl Broker {
         TopicId::from_bytes(&made.topic.unwrap().topic_id).unwrap()
     }
 
-    fn partition(&self, topic: TopicId, partition: i32) -> Arc<Partition> {
+    pub(super) fn partition(&self, topic: TopicId, partition: i32) -> Arc<Partition> {
         let index = convert::partition_index(partition).unwrap();
         self.registry.get(TopicPartition::new(topic, index)).unwrap()
     }
 
     /// Writes records one batch each, and waits until they are committed.
-    async fn write(&self, topic: TopicId, partition: i32, values: &[&str]) {
+    pub(super) async fn write(&self, topic: TopicId, partition: i32, values: &[&str]) {
         for value in values {
             let request = v1::ProduceRequest {
                 topic_id: convert::wire_topic_id(topic),
@@ -210,7 +204,7 @@ impl Broker {
 
     /// Stops all log work (flushes among it) until the gate is dropped. The work lane has
     /// `threads` threads.
-    async fn hold_log_work(&self, threads: usize) -> Gate {
+    pub(super) async fn hold_log_work(&self, threads: usize) -> Gate {
         let mut gates = Vec::new();
         for _ in 0..threads {
             let (gate, held) = mpsc::sync_channel::<()>(0);
@@ -226,7 +220,7 @@ impl Broker {
         Gate(gates)
     }
 
-    fn metric(&self, line_start: &str) -> f64 {
+    pub(super) fn metric(&self, line_start: &str) -> f64 {
         let text = self.metrics.encode();
         let line = text.lines().find(|line| line.starts_with(line_start));
         let line = line.unwrap_or_else(|| panic!("no {line_start} in\n{text}"));
@@ -286,12 +280,12 @@ async fn follow(mut subscription: crate::controller::Subscription, registry: Arc
 }
 
 /// Fails a test that would hang.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it takes too long")
 }
 
 /// Waits until something becomes true that nobody tells of.
-async fn until(mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(mut holds: impl FnMut() -> bool) {
     soon(async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -300,21 +294,21 @@ async fn until(mut holds: impl FnMut() -> bool) {
     .await;
 }
 
-fn record(value: &str) -> v1::Record {
+pub(super) fn record(value: &str) -> v1::Record {
     v1::Record { value: Some(Bytes::copy_from_slice(value.as_bytes())), ..Default::default() }
 }
 
-fn records(values: &[&str]) -> v1::RecordList {
+pub(super) fn records(values: &[&str]) -> v1::RecordList {
     let records = values.iter().map(|value| record(value)).collect();
     v1::RecordList { records, compression: 0 }
 }
 
 /// One batch with these values.
-fn batch(values: &[&str]) -> Bytes {
+pub(super) fn batch(values: &[&str]) -> Bytes {
     batch_with(values, BatchOptions::default())
 }
 
-fn batch_with(values: &[&str], options: BatchOptions) -> Bytes {
+pub(super) fn batch_with(values: &[&str], options: BatchOptions) -> Bytes {
     let mut builder = BatchBuilder::new(BatchOptions { size_budget: 8 << 20, ..options });
     let now = crate::clock::Clock::now(&SystemClock);
     for value in values {
@@ -324,7 +318,7 @@ fn batch_with(values: &[&str], options: BatchOptions) -> Bytes {
 }
 
 /// Values of the records of encoded batches.
-fn values(batches: &v1::EncodedBatches) -> Vec<String> {
+pub(super) fn values(batches: &v1::EncodedBatches) -> Vec<String> {
     let mut values = Vec::new();
     for bytes in &batches.batches {
         let batch = RecordBatch::parse_stored(bytes.clone()).unwrap();
@@ -336,14 +330,14 @@ fn values(batches: &v1::EncodedBatches) -> Vec<String> {
     values
 }
 
-fn plain_values(records: &v1::ConsumedRecords) -> Vec<String> {
+pub(super) fn plain_values(records: &v1::ConsumedRecords) -> Vec<String> {
     let value = |record: &v1::ConsumedRecord| {
         String::from_utf8(record.record.as_ref().unwrap().value.as_ref().unwrap().to_vec()).unwrap()
     };
     records.records.iter().map(value).collect()
 }
 
-fn ack(result: &v1::RecordResult) -> &v1::RecordAck {
+pub(super) fn ack(result: &v1::RecordResult) -> &v1::RecordAck {
     match result.outcome.as_ref().unwrap() {
         v1::record_result::Outcome::Ack(ack) => ack,
         v1::record_result::Outcome::Error(error) => panic!("{error:?}"),
@@ -351,7 +345,7 @@ fn ack(result: &v1::RecordResult) -> &v1::RecordAck {
 }
 
 /// The error of a failed call, as its trailer says; the other forms agree with it.
-fn error_of(status: &Status) -> v1::Error {
+pub(super) fn error_of(status: &Status) -> v1::Error {
     let trailer = status.metadata().get_bin(status::ERROR_TRAILER).expect("our trailer is there");
     let error = v1::Error::decode(trailer.to_bytes().unwrap()).unwrap();
     let reason = riverrun_proto::reason::Reason::from_name(&error.reason).unwrap();
@@ -361,19 +355,19 @@ fn error_of(status: &Status) -> v1::Error {
 }
 
 /// Reason of a failed call.
-fn reason_of<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
+pub(super) fn reason_of<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     error_of(&outcome.expect_err("it has to fail")).reason
 }
 
-fn named(topic: &str, partition: i32) -> v1::TopicPartition {
+pub(super) fn named(topic: &str, partition: i32) -> v1::TopicPartition {
     v1::TopicPartition { topic: topic.to_owned(), topic_id: Bytes::new(), partition }
 }
 
-fn by_id(topic: TopicId, partition: i32) -> v1::TopicPartition {
+pub(super) fn by_id(topic: TopicId, partition: i32) -> v1::TopicPartition {
     v1::TopicPartition { topic: String::new(), topic_id: convert::wire_topic_id(topic), partition }
 }
 
-fn from_offset(partition: v1::TopicPartition, offset: i64) -> v1::PartitionFrom {
+pub(super) fn from_offset(partition: v1::TopicPartition, offset: i64) -> v1::PartitionFrom {
     v1::PartitionFrom {
         partition: Some(partition),
         start: Some(v1::ReadFrom { at: Some(v1::read_from::At::Offset(offset)) }),

@@ -3,7 +3,7 @@
 use riverrun_proto::epoch::{LeaderEpoch, PartitionEpoch};
 use v1::partition_data::Outcome;
 
-use super::*;
+use super::{test_support::*, *};
 use crate::replica::Registration;
 
 fn request(partitions: Vec<v1::PartitionFrom>) -> v1::FetchRequest {

@@ -1,6 +1,6 @@
 //! Unary `Produce` and `InitProducer`.
 
-use super::*;
+use super::{test_support::*, *};
 
 fn request(topic: &str, values: &[&str]) -> v1::ProduceRequest {
     v1::ProduceRequest {

@@ -1,0 +1,582 @@
+//! The consumer's background task: it learns where partitions are, turns places into offsets,
+//! keeps one stream per leader, and moves what comes into the buffer within the credit.
+//!
+//! [`Fetcher::reconcile`] compares what each partition wants with what its leader was told, and
+//! tells the difference; everything else only changes what is wanted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered, SelectAll},
+};
+use riverrun_proto::{ids::BrokerId, reason::Reason};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    batch,
+    lane::{self, Key, Lane, Lanes, Link, OpenLink, Sent, Wanted},
+    partition,
+    shared::{Cell, Debt, Item, Shared, What},
+};
+use crate::{
+    admin::ListedOffset,
+    client::Client,
+    clock::{self, Instant},
+    connection::{FetchEvent, FetchFrom, FetchLink, FetchOutcome, FetchSetup, FetchedPartition},
+    error::{Error, ErrorKind, Result},
+    metadata::Freshness,
+    retry,
+    topic::{Position, Topic, TopicPartition},
+};
+
+/// See the module.
+pub(super) struct Fetcher {
+    shared: Arc<Shared>,
+    client: Client,
+    /// Topics of which all partitions are read.
+    whole_topics: HashSet<Arc<str>>,
+    topics: HashMap<Arc<str>, Known>,
+    /// Leaders that were told by hint, and of which epoch.
+    hints: HashMap<Key, (BrokerId, i32)>,
+    lanes: Lanes,
+    events: SelectAll<BoxStream<'static, LinkNews>>,
+    tasks: FuturesUnordered<BoxFuture<'static, TaskDone>>,
+    next_refresh: Instant,
+    /// When something that only waits for time is due.
+    next_due: Option<Instant>,
+}
+
+/// What is known of a topic.
+#[derive(Default)]
+struct Known {
+    topic: Option<Arc<Topic>>,
+    under_way: bool,
+    failures: u32,
+}
+
+/// News of a stream: of which lane and incarnation; `None`: it ended.
+type LinkNews = (BrokerId, u64, Option<Result<FetchEvent>>);
+
+type OpenedStream = (FetchLink, BoxStream<'static, Result<FetchEvent>>);
+
+/// Partitions whose place is asked for, and their versions then.
+type Asked = Vec<(Arc<Cell>, u64)>;
+
+enum TaskDone {
+    Topic(Arc<str>, Result<Arc<Topic>>),
+    Places(Asked, Result<Vec<Result<ListedOffset>>>),
+    Opened(BrokerId, Result<OpenedStream>),
+}
+
+// === impl Fetcher ===
+
+impl Fetcher {
+    pub(super) fn new(shared: Arc<Shared>, client: Client, whole: HashSet<Arc<str>>) -> Self {
+        Self {
+            next_refresh: clock::now() + client.config().metadata_max_age,
+            shared,
+            client,
+            whole_topics: whole,
+            topics: HashMap::new(),
+            hints: HashMap::new(),
+            lanes: HashMap::new(),
+            events: SelectAll::new(),
+            tasks: FuturesUnordered::new(),
+            next_due: None,
+        }
+    }
+
+    /// Runs until the consumer is closed.
+    pub(super) async fn run(mut self) {
+        while !self.shared.is_closed() {
+            self.reconcile();
+            let due = self.next_due.map_or(self.next_refresh, |due| due.min(self.next_refresh));
+            tokio::select! {
+                () = self.shared.changed() => {}
+                Some(news) = self.events.next(), if !self.events.is_empty() => self.on_link(news),
+                Some(done) = self.tasks.next(), if !self.tasks.is_empty() => self.on_task(done),
+                () = tokio::time::sleep_until(due) => self.on_time(),
+            }
+        }
+    }
+
+    // --- wanted and told ---
+
+    fn reconcile(&mut self) {
+        let now = clock::now();
+        self.next_due = None;
+        let mut places = Vec::new();
+        let mut wanted: BTreeMap<u32, HashMap<Key, Wanted>> = BTreeMap::new();
+        for cell in self.shared.cells() {
+            let Some(key) = self.identify(&cell) else { continue };
+            let resume_at = {
+                let mut live = cell.live.lock();
+                let waits = live.resume_at.filter(|at| *at > now);
+                if waits.is_none()
+                    && let Some(position) = live.ask_place()
+                {
+                    places.push((Arc::clone(&cell), live.version, position));
+                }
+                waits
+            };
+            if let Some(at) = resume_at {
+                self.due(at);
+            }
+            if let Some((broker, want)) = self.want(&cell, key, now) {
+                wanted.entry(broker.0).or_default().insert(key, want);
+            }
+        }
+        if !places.is_empty() {
+            self.ask_places(places);
+        }
+        for broker in wanted.keys() {
+            self.lanes.entry(BrokerId(*broker)).or_insert_with(Lane::new);
+        }
+        let window = lane::window(self.shared.config.prefetch_bytes, wanted.len());
+        let brokers: Vec<BrokerId> = self.lanes.keys().copied().collect();
+        for broker in brokers {
+            self.tell(broker, wanted.remove(&broker.0).unwrap_or_default(), window, now);
+        }
+    }
+
+    /// The partition's identity, once its topic is known.
+    fn identify(&mut self, cell: &Arc<Cell>) -> Option<Key> {
+        let name = &cell.key.topic;
+        let known = self.topics.entry(Arc::clone(name)).or_default();
+        let Some(topic) = &known.topic else {
+            self.look_up(&Arc::clone(name), Freshness::Cached);
+            return None;
+        };
+        let mut live = cell.live.lock();
+        let id = *live.topic.get_or_insert(topic.id);
+        Some((id, cell.key.partition))
+    }
+
+    /// What the leader of a partition should be told, and who that is.
+    fn want(&mut self, cell: &Arc<Cell>, key: Key, now: Instant) -> Option<(BrokerId, Wanted)> {
+        let live = cell.live.lock().clone();
+        if !live.wants_data(now) {
+            return None;
+        }
+        let topic = self.topics.get(&cell.key.topic)?.topic.clone()?;
+        let missing = if topic.id != key.0 {
+            Some((Reason::UnknownTopicId, "was deleted and made anew"))
+        } else if topic.partitions.len() <= key.1 as usize {
+            Some((Reason::UnknownTopicOrPartition, "does not exist"))
+        } else {
+            None
+        };
+        if let Some((reason, what)) = missing {
+            self.fail(cell, Error::from_reason(reason, format!("{} {what}", cell.key)));
+            // It may come into being.
+            self.look_up(&cell.key.topic.clone(), Freshness::After(self.client.metadata().mark()));
+            return None;
+        }
+        let partition = &topic.partitions[key.1 as usize];
+        let (leader, epoch) = match self.hints.get(&key) {
+            Some((broker, epoch)) if *epoch > partition.leader_epoch => (Some(*broker), *epoch),
+            _ => (partition.leader, partition.leader_epoch),
+        };
+        let Some(leader) = leader else {
+            self.look_up(&cell.key.topic.clone(), Freshness::After(self.client.metadata().mark()));
+            return None;
+        };
+        let from = FetchFrom {
+            topic: key.0,
+            partition: key.1,
+            offset: live.fetch_offset,
+            leader_epoch: (epoch >= 0).then_some(epoch),
+            last_read_epoch: live.fetched_epoch.filter(|epoch| *epoch >= 0),
+            max_bytes: self.shared.config.partition_bytes,
+        };
+        let (version, attempt) = (live.version, live.attempt);
+        Some((leader, Wanted { cell: Arc::clone(cell), version, attempt, from }))
+    }
+
+    fn tell(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, window: u64, now: Instant) {
+        let account = self.shared.account(broker, window);
+        let silence = self.shared.config.silence_timeout;
+        let Some(lane) = self.lanes.get_mut(&broker) else { return };
+        match &mut lane.link {
+            Link::Opening { .. } => {}
+            Link::Closed { .. } if wanted.is_empty() => {}
+            Link::Closed { retry_at } => match retry_at.filter(|at| *at > now) {
+                Some(at) => self.due(at),
+                None => self.open(broker, wanted, window.saturating_sub(account.buffered)),
+            },
+            Link::Open(open) => {
+                open.update(wanted);
+                open.grant(account);
+                if open.is_empty() {
+                    lane.link = Link::Closed { retry_at: None };
+                } else {
+                    let silent_at = open.last_heard + silence;
+                    self.due(silent_at);
+                }
+            }
+        }
+    }
+
+    fn due(&mut self, at: Instant) {
+        self.next_due = Some(self.next_due.map_or(at, |due| due.min(at)));
+    }
+
+    // --- things asked for ---
+
+    fn look_up(&mut self, name: &Arc<str>, freshness: Freshness) {
+        let known = self.topics.entry(Arc::clone(name)).or_default();
+        if std::mem::replace(&mut known.under_way, true) {
+            return;
+        }
+        let wait = known
+            .failures
+            .checked_sub(1)
+            .map(|failures| self.shared.config.retry.backoff(failures, retry::jitter()));
+        let (client, name) = (self.client.clone(), Arc::clone(name));
+        self.tasks.push(
+            async move {
+                tokio::time::sleep(wait.unwrap_or_default()).await;
+                let topic = client.metadata().topic(&name, freshness, false).await;
+                TaskDone::Topic(name, topic)
+            }
+            .boxed(),
+        );
+    }
+
+    fn ask_places(&mut self, places: Vec<(Arc<Cell>, u64, Position)>) {
+        let admin = self.client.admin().timeout(self.client.config().request_timeout);
+        let asked: Vec<(TopicPartition, Position)> =
+            places.iter().map(|(cell, _, position)| (cell.key.clone(), *position)).collect();
+        let cells: Asked = places.into_iter().map(|(cell, version, _)| (cell, version)).collect();
+        self.tasks
+            .push(async move { TaskDone::Places(cells, admin.list_offsets(asked).await) }.boxed());
+    }
+
+    fn open(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, credit_bytes: u64) {
+        let Some(lane) = self.lanes.get_mut(&broker) else { return };
+        let sent = wanted.iter().map(|(key, wanted)| (*key, wanted.as_sent())).collect();
+        lane.link = Link::Opening { sent, credit: credit_bytes };
+        let config = &self.shared.config;
+        let setup = FetchSetup {
+            partitions: wanted.into_values().map(|wanted| wanted.from).collect(),
+            credit_bytes,
+            min_bytes: config.min_bytes,
+            max_wait: config.max_wait,
+            read_committed: config.read_committed,
+        };
+        let address = self.client.metadata().address(broker);
+        let client = self.client.clone();
+        self.tasks.push(
+            async move {
+                let opened = match address {
+                    Some(address) => client.connections().fetch_stream(&address, setup).await,
+                    None => {
+                        let why = format!("the address of {broker:?} is not known");
+                        Err(Error::connection(why))
+                    }
+                };
+                TaskDone::Opened(broker, opened)
+            }
+            .boxed(),
+        );
+    }
+
+    fn on_task(&mut self, done: TaskDone) {
+        match done {
+            TaskDone::Topic(name, topic) => self.on_topic(&name, topic),
+            TaskDone::Places(asked, Ok(offsets)) => {
+                for ((cell, version), offset) in asked.into_iter().zip(offsets) {
+                    self.on_place(&cell, version, offset.map(|listed| listed.offset));
+                }
+            }
+            TaskDone::Places(asked, Err(error)) => {
+                for (cell, version) in asked {
+                    self.on_place(&cell, version, Err(error.clone()));
+                }
+            }
+            TaskDone::Opened(broker, opened) => self.on_opened(broker, opened),
+        }
+    }
+
+    fn on_topic(&mut self, name: &Arc<str>, topic: Result<Arc<Topic>>) {
+        let known = self.topics.entry(Arc::clone(name)).or_default();
+        known.under_way = false;
+        match topic {
+            Ok(topic) => {
+                let leaderless = topic.partitions.iter().any(|p| p.leader.is_none());
+                known.failures = if leaderless { known.failures + 1 } else { 0 };
+                known.topic = Some(Arc::clone(&topic));
+                if self.whole_topics.contains(name) {
+                    self.assign_new(&topic);
+                }
+            }
+            Err(error) => {
+                known.failures = known.failures.saturating_add(1);
+                tracing::debug!(topic = %name, %error, "no metadata");
+                if !error.is_retriable() {
+                    let error = error.context(format_args!("topic {name:?}"));
+                    for cell in self.shared.cells().iter().filter(|cell| cell.key.topic == *name) {
+                        self.fail(cell, error.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Partitions that a topic has grown by are read from their beginning.
+    fn assign_new(&self, topic: &Topic) {
+        for partition in &topic.partitions {
+            let key = TopicPartition::new(Arc::clone(&topic.name), partition.index);
+            if self.shared.cell(&key).is_err() {
+                self.shared.assign(key, Position::Earliest);
+            }
+        }
+    }
+
+    fn on_place(&mut self, cell: &Arc<Cell>, version: u64, offset: Result<i64>) {
+        let retry = self.shared.config.retry;
+        let now = clock::now();
+        let failed = self.shared.change(cell, |live| {
+            if live.version != version {
+                return None;
+            }
+            match offset {
+                Ok(offset) => {
+                    live.resolved(offset);
+                    None
+                }
+                Err(error) => {
+                    live.ask_again();
+                    live.retry_at(now + partition::backoff(&retry, live.failures, &error));
+                    (!error.is_retriable()).then_some(error)
+                }
+            }
+        });
+        if let Some(error) = failed {
+            self.fail(cell, error);
+        }
+    }
+
+    // --- news of links ---
+
+    fn on_opened(&mut self, broker: BrokerId, opened: Result<OpenedStream>) {
+        let now = clock::now();
+        let Some(lane) = self.lanes.get_mut(&broker) else { return };
+        let Link::Opening { sent, credit } = &mut lane.link else { return };
+        match opened {
+            Ok((link, events)) => {
+                let (sent, credit) = (std::mem::take(sent), *credit);
+                lane.incarnation += 1;
+                let (incarnation, until) = (lane.incarnation, CancellationToken::new());
+                let guard = until.clone().drop_guard();
+                lane.link = Link::Open(OpenLink::new(link, guard, sent, credit, now));
+                let news = events
+                    .map(move |event| (broker, incarnation, Some(event)))
+                    .chain(stream::iter([(broker, incarnation, None)]))
+                    .take_until(until.cancelled_owned());
+                self.events.push(news.boxed());
+            }
+            Err(error) => self.on_lost(broker, &error),
+        }
+    }
+
+    fn on_link(&mut self, (broker, incarnation, event): LinkNews) {
+        let now = clock::now();
+        let Some(lane) = self.lanes.get_mut(&broker) else { return };
+        let Link::Open(open) = &mut lane.link else { return };
+        if lane.incarnation != incarnation {
+            return;
+        }
+        open.last_heard = now;
+        match event {
+            Some(Ok(FetchEvent::Data(items))) => {
+                lane.failures = 0;
+                for data in items {
+                    self.on_data(broker, data);
+                }
+            }
+            Some(Ok(FetchEvent::Updated(generation))) => open.confirm(generation),
+            Some(Ok(FetchEvent::Heartbeat)) => {}
+            Some(Ok(FetchEvent::Control { reconnect: true })) => {
+                let error = Error::connection("the broker asked to reconnect");
+                self.on_lost(broker, &error);
+            }
+            Some(Ok(FetchEvent::Control { reconnect: false })) => {}
+            Some(Err(error)) => self.on_lost(broker, &error),
+            None => self.on_lost(broker, &Error::connection("the broker ended the stream")),
+        }
+    }
+
+    fn on_data(&mut self, broker: BrokerId, data: FetchedPartition) {
+        let key = (data.topic, data.partition);
+        let Some(Lane { link: Link::Open(open), .. }) = self.lanes.get_mut(&broker) else {
+            return;
+        };
+        let Some(Sent { cell, version, .. }) = open.accept(key, data.credit_bytes) else { return };
+        let (cell, version) = (Arc::clone(cell), *version);
+        match data.outcome {
+            FetchOutcome::Batches(ref batches) => {
+                let items = self.received(broker, &cell, version, &data, batches);
+                self.shared.push(items);
+            }
+            FetchOutcome::Error(error) => self.on_partition_error(&cell, key, error),
+            FetchOutcome::Diverging { leader_epoch, end_offset } => {
+                let (read, version) = self
+                    .shared
+                    .change(&cell, |live| (live.diverged(leader_epoch, end_offset), live.version));
+                if let Some(read) = read {
+                    let error = partition::truncated(&cell.key, read, end_offset);
+                    self.tell_reader(&cell, version, What::Truncated(error));
+                }
+            }
+        }
+    }
+
+    /// Moves batches into the buffer, each with its share of the credit they took.
+    fn received(
+        &self,
+        broker: BrokerId,
+        cell: &Arc<Cell>,
+        version: u64,
+        data: &FetchedPartition,
+        batches: &[bytes::Bytes],
+    ) -> Vec<Item> {
+        let mut live = cell.live.lock();
+        let last = batches.last().and_then(|batch| batch::peek(batch));
+        let next_offset =
+            data.next_offset.or(last.map(|(last, _)| last + 1)).unwrap_or(live.fetch_offset);
+        live.heard(data.high_watermark, data.log_start_offset, data.caught_up);
+        if !batches.is_empty() {
+            live.fetched(next_offset, last.map(|(_, epoch)| epoch));
+        }
+        let mut credit = data.credit_bytes;
+        let mut items: Vec<Item> = batches
+            .iter()
+            .map(|bytes| {
+                let share = credit.min(bytes.len() as u64);
+                credit -= share;
+                let what = What::Batch { bytes: bytes.clone(), next_offset };
+                let debt = Debt { broker, bytes: share };
+                Item { cell: Arc::clone(cell), version, what, debt }
+            })
+            .collect();
+        if let Some(last) = items.last_mut() {
+            last.debt.bytes += credit;
+        }
+        if data.caught_up && self.shared.config.end_events {
+            let debt = Debt { broker, bytes: 0 };
+            items.push(Item {
+                cell: Arc::clone(cell),
+                version,
+                what: What::End(next_offset),
+                debt,
+            });
+        }
+        items
+    }
+
+    fn on_partition_error(&mut self, cell: &Arc<Cell>, key: Key, error: Error) {
+        tracing::debug!(partition = %cell.key, %error, "no data");
+        if !error.is_retriable() && error.kind() != ErrorKind::NotLeader {
+            self.fail(cell, error.context(&cell.key));
+            return;
+        }
+        let retry = self.shared.config.retry;
+        let now = clock::now();
+        let hint = error.leader().cloned();
+        cell.live.lock().retry_at(match &hint {
+            Some(_) => now,
+            None => now + partition::backoff(&retry, 0, &error),
+        });
+        match hint {
+            Some(hint) => {
+                self.client.metadata().learn(&hint);
+                self.hints.insert(key, (hint.broker, hint.leader_epoch));
+            }
+            None => {
+                let mark = self.client.metadata().mark();
+                self.look_up(&cell.key.topic.clone(), Freshness::After(mark));
+            }
+        }
+    }
+
+    /// Nothing more is asked for until the reader has met the error, behind what is buffered.
+    fn fail(&self, cell: &Arc<Cell>, error: Error) {
+        let version = {
+            let mut live = cell.live.lock();
+            if std::mem::replace(&mut live.halted, true) {
+                return;
+            }
+            live.version
+        };
+        self.tell_reader(cell, version, What::Failed(error));
+    }
+
+    fn tell_reader(&self, cell: &Arc<Cell>, version: u64, what: What) {
+        let debt = Debt { broker: BrokerId(0), bytes: 0 };
+        self.shared.push([Item { cell: Arc::clone(cell), version, what, debt }]);
+    }
+
+    fn on_lost(&mut self, broker: BrokerId, error: &Error) {
+        let now = clock::now();
+        let Some(lane) = self.lanes.get_mut(&broker) else { return };
+        let topics: HashSet<Arc<str>> = match &lane.link {
+            Link::Open(open) => open.cells().map(|cell| Arc::clone(&cell.key.topic)).collect(),
+            Link::Opening { sent, .. } => {
+                sent.values().map(|sent| Arc::clone(&sent.cell.key.topic)).collect()
+            }
+            Link::Closed { .. } => HashSet::new(),
+        };
+        let backoff = self.shared.config.retry.backoff(lane.failures, retry::jitter());
+        let wait: Duration = error.retry_after().unwrap_or(backoff);
+        lane.failures = lane.failures.saturating_add(1);
+        lane.link = Link::Closed { retry_at: Some(now + wait) };
+        tracing::debug!(%broker, %error, ?wait, "lost a fetch stream");
+        // Perhaps other brokers lead them by now.
+        let mark = self.client.metadata().mark();
+        for name in topics {
+            self.look_up(&name, Freshness::After(mark));
+        }
+    }
+
+    // --- time ---
+
+    fn on_time(&mut self) {
+        let now = clock::now();
+        let silence = self.shared.config.silence_timeout;
+        let silent: Vec<BrokerId> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| match &lane.link {
+                Link::Open(open) => now.duration_since(open.last_heard) >= silence,
+                Link::Opening { .. } | Link::Closed { .. } => false,
+            })
+            .map(|(broker, _)| *broker)
+            .collect();
+        for broker in silent {
+            let error = Error::connection(format!("not even a heartbeat for {silence:?}"));
+            self.on_lost(broker, &error);
+        }
+        if self.next_refresh <= now {
+            self.next_refresh = now + self.client.config().metadata_max_age;
+            let mark = self.client.metadata().mark();
+            let names: Vec<Arc<str>> = self.topics.keys().cloned().collect();
+            for name in names {
+                self.look_up(&name, Freshness::After(mark));
+            }
+        }
+    }
+}
+
+impl Drop for Fetcher {
+    /// Its runtime is being shut down: the reader must not wait for ever.
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}

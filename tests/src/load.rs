@@ -1,0 +1,247 @@
+//! Load that keeps a history: idempotent producers, readers, and somebody who asks for ends.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use riverrun_client::{Acks, Client, Delivery, Record};
+use riverrun_proto::rpc::v1;
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use v1::{fetch_stream_request, fetch_stream_response::Response, partition_data};
+
+use crate::{
+    history::{Moment, Outcome, Poll, Recorder, Value},
+    raw::{self, Raw},
+    wait::{self, HANG},
+};
+
+/// Records of one producer on their way. Few enough for a history that is checked in moments, many
+/// enough for batches in flight at every kill.
+const IN_FLIGHT_MAX: usize = 256;
+
+/// Bytes that follow a record's value.
+const PADDING: &str = " ------------------------------------------------------------------------";
+
+/// Pause of a reader that lost its broker, and of the one who asks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What a load does.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// The topic, made already.
+    pub topic: v1::Topic,
+    /// Producers; each writes to all partitions in turn.
+    pub producers: u32,
+    /// Readers; each follows all partitions.
+    pub readers: u32,
+    /// When a record counts as written.
+    pub acks: Acks,
+}
+
+/// Load on its way. Ends when dropped.
+#[derive(Debug)]
+pub struct Load {
+    shape: Shape,
+    address: String,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+    producers: JoinSet<()>,
+    others: JoinSet<()>,
+}
+
+// === impl Load ===
+
+impl Load {
+    /// Starts it against the broker at `address`, which may go away and come back there.
+    pub async fn start(address: &str, shape: Shape) -> Self {
+        let mut load = Self {
+            address: address.to_owned(),
+            recorder: Recorder::default(),
+            stop: Arc::default(),
+            producers: JoinSet::new(),
+            others: JoinSet::new(),
+            shape,
+        };
+        if load.shape.acks != Acks::All {
+            load.recorder.acks_of_the_leader();
+        }
+        for number in 0..load.shape.producers {
+            let client = Client::builder().bootstrap_servers([address]).build().await;
+            let client = client.expect("valid settings");
+            let (shape, recorder) = (load.shape.clone(), load.recorder.clone());
+            load.producers.spawn(produce(number, client, shape, recorder, Arc::clone(&load.stop)));
+        }
+        for reader in 0..load.shape.readers {
+            for partition in &load.shape.topic.partitions {
+                let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
+                let raw = Raw::lazy(address);
+                load.others.spawn(follow(reader, raw, topic, partition.partition, recorder));
+            }
+        }
+        let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
+        load.others.spawn(ask_for_ends(Raw::lazy(address), topic, recorder));
+        load
+    }
+
+    /// Waits until `records` more were acknowledged.
+    pub async fn progress(&self, records: usize) {
+        let enough = self.recorder.acked() + records;
+        wait::until("more records are acknowledged", async || self.recorder.acked() >= enough)
+            .await;
+    }
+
+    /// Lets the producers finish, reads every partition out, and gives the history.
+    pub async fn finish(mut self) -> Recorder {
+        self.stop.store(true, Ordering::SeqCst);
+        let ended = async {
+            while self
+                .producers
+                .join_next()
+                .await
+                .transpose()
+                .expect("no producer panics")
+                .is_some()
+            {}
+        };
+        wait::soon("the producers to end", ended).await;
+        self.others.abort_all();
+        let raw = Raw::connect(&self.address).await;
+        for partition in &self.shape.topic.partitions {
+            let partition = partition.partition;
+            read_out(&raw, &self.shape.topic, partition, &self.recorder).await;
+        }
+        self.recorder
+    }
+
+    /// What was taken down so far.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+}
+
+/// Reads a partition from its beginning to its end, into a history.
+pub async fn read_out(raw: &Raw, topic: &v1::Topic, partition: i32, recorder: &Recorder) {
+    // With acks of the leader alone the high watermark may still be on its way.
+    wait::until("all that is written is committed", async || {
+        let state = raw.state(&topic.name, partition).await.expect("it serves");
+        state.high_watermark == state.log_end_offset
+    })
+    .await;
+    let read = raw.read_out(topic, partition).await;
+    let records = read.records.iter().map(entry).collect();
+    let partition = partition.cast_unsigned();
+    recorder.polled(Poll { reader: u32::MAX, partition, moved_to: Some(read.start), records });
+    recorder.read_out(partition, read.end);
+}
+
+fn entry(record: &v1::ConsumedRecord) -> (i64, Value) {
+    let value = record.record.as_ref().and_then(|record| record.value.as_ref());
+    let value = value.and_then(|value| Value::parse(value));
+    (record.offset, value.expect("only records of the load are in its topic"))
+}
+
+/// One producer: sends until told to stop, and waits for everything it sent.
+async fn produce(
+    number: u32,
+    client: Client,
+    shape: Shape,
+    recorder: Recorder,
+    stop: Arc<AtomicBool>,
+) {
+    let producer = client.producer().acks(shape.acks).build().await.expect("valid settings");
+    let (sent, mut answers) = mpsc::channel::<(Value, u32, Moment, Delivery)>(IN_FLIGHT_MAX);
+    let answering = async {
+        while let Some((value, partition, called, delivery)) = answers.recv().await {
+            let outcome = match delivery.await {
+                Ok(place) => place.offset().map_or(Outcome::Unknown, Outcome::Acked),
+                Err(error) if error.is_definite() => Outcome::Refused,
+                Err(_) => Outcome::Unknown,
+            };
+            recorder.sent(value, partition, called, outcome);
+        }
+    };
+    let sending = async {
+        let partitions = u32::try_from(shape.topic.partitions.len()).expect("it is few");
+        let mut value = Value { producer: number, number: 0 };
+        while !stop.load(Ordering::SeqCst) {
+            let partition = u32::try_from(value.number).unwrap_or(0) % partitions;
+            let text = [&value.to_bytes(), PADDING.as_bytes()].concat();
+            let record = Record::to(shape.topic.name.as_str()).value(text).partition(partition);
+            let called = recorder.moment();
+            let delivery = producer.send(record).await.expect("it is open");
+            sent.send((value, partition, called, delivery)).await.expect("somebody receives");
+            value.number += 1;
+        }
+        drop(sent);
+    };
+    tokio::join!(answering, sending);
+    producer.close(HANG).await.ok();
+}
+
+/// One reader of one partition: goes on where it was whenever the broker is there.
+async fn follow(reader: u32, raw: Raw, topic: v1::Topic, partition: i32, recorder: Recorder) {
+    let mut next = 0;
+    loop {
+        // Failed or ended: the broker is away or drains.
+        let _ = follow_once(reader, &raw, &topic, partition, &recorder, &mut next).await;
+        sleep(PAUSE).await;
+    }
+}
+
+async fn follow_once(
+    reader: u32,
+    raw: &Raw,
+    topic: &v1::Topic,
+    partition: i32,
+    recorder: &Recorder,
+    next: &mut i64,
+) -> Result<(), tonic::Status> {
+    let open = v1::FetchStreamOpen {
+        partitions: vec![raw::from_offset(topic, partition, *next)],
+        format: v1::ReadFormat::Records.into(),
+        ..Default::default()
+    };
+    let open = v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
+    let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+    let mut answers = raw.consume.clone().fetch_stream(requests).await?.into_inner();
+    while let Some(answer) = answers.message().await? {
+        let Some(Response::Data(data)) = answer.response else { continue };
+        for item in data.items {
+            if let Some(partition_data::Outcome::Records(read)) = item.outcome {
+                let records: Vec<_> = read.records.iter().map(entry).collect();
+                let partition = partition.cast_unsigned();
+                recorder.polled(Poll { reader, partition, moved_to: None, records });
+                *next = item.next_offset.unwrap_or(*next);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Asks where the partitions end, again and again.
+async fn ask_for_ends(raw: Raw, topic: v1::Topic, recorder: Recorder) {
+    loop {
+        for partition in &topic.partitions {
+            let query = v1::OffsetQuery {
+                partition: Some(raw::place(&topic, partition.partition)),
+                at: Some(v1::offset_query::At::Edge(v1::Edge::Latest.into())),
+                leader_epoch: None,
+            };
+            let request = v1::ListOffsetsRequest { queries: vec![query] };
+            let called = recorder.moment();
+            if let Ok(answer) = raw.metadata.clone().list_offsets(request).await {
+                for result in answer.into_inner().results {
+                    if let Some(v1::offset_result::Outcome::Found(found)) = result.outcome {
+                        let partition = partition.partition.cast_unsigned();
+                        recorder.end(partition, called, found.offset.expect("an edge is known"));
+                    }
+                }
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
