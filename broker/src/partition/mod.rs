@@ -20,6 +20,7 @@
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
 mod deletion;
+mod directories;
 mod error;
 pub mod housekeeping;
 mod jobs;
@@ -34,7 +35,7 @@ mod waiters;
 pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
-pub use owner::{Partition, PartitionEnv, PartitionOffsets};
+pub use owner::{Partition, PartitionEnv, PartitionOffsets, WriteGate};
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};

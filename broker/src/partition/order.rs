@@ -115,6 +115,9 @@ impl State {
             }));
         }
         settings.check(append, now)?;
+        if partition.env.gate.is_closed() {
+            return Err(ProduceError::StorageFull);
+        }
         let log_append_time = stamps_time.then_some(now);
         let base_offset = self.log.log_end_offset();
         let stamped = append.batch.stamp(base_offset, epoch, log_append_time);
@@ -325,9 +328,10 @@ impl State {
             }
             return;
         }
-        while !self.stalled
-            && let Some(work) = self.log.take_work()
-        {
+        if self.stalled {
+            return;
+        }
+        while let Some(work) = self.log.take_work() {
             self.run(work, effects);
         }
         // At most one flush is under way; those that come meanwhile share the next.

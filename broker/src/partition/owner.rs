@@ -41,6 +41,8 @@ pub struct PartitionEnv {
     pub clock: Arc<dyn Clock>,
     /// Whether the directory that the log is in has failed.
     pub failure: Failure,
+    /// Whether there is room for appends.
+    pub gate: WriteGate,
     /// Threads for what blocks.
     pub pool: IoPool,
     /// What is measured of appends and syncs.
@@ -49,6 +51,23 @@ pub struct PartitionEnv {
     pub read_budget: ReadBudget,
     /// Bytes of batches that may be parked in front of one partition's log.
     pub parked_bytes_max: usize,
+}
+
+/// Closed while the disk has so little room that what is left is for deletions, checkpoints and the
+/// metadata: appends are refused as on a full disk. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct WriteGate(Arc<AtomicBool>);
+
+impl WriteGate {
+    /// Closes or opens it.
+    pub fn set_closed(&self, closed: bool) {
+        self.0.store(closed, Ordering::Relaxed);
+    }
+
+    /// Whether appends are refused.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The offsets of a partition at one moment.

@@ -98,6 +98,7 @@ impl Harness {
             PartitionEnv {
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
                 failure,
+                gate: WriteGate::default(),
                 pool: pool.clone(),
                 metrics: StorageMetrics::register(&crate::telemetry::Registry::new()),
                 read_budget: ReadBudget::new(1 << 20),
@@ -193,10 +194,11 @@ impl Harness {
     }
 
     pub(super) fn fetch_with(&self, fetch: Fetch) -> Result<Fetched, FetchError> {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(self.partition.read(fetch))
+        block_on(self.partition.read(fetch))
+    }
+
+    pub(super) fn delete(&self, before: Option<i64>) -> Result<Offset, OffsetsError> {
+        block_on(self.partition.delete_records(before.map(at), None))
     }
 
     /// All committed record offsets from `from` on.
@@ -218,6 +220,11 @@ impl Harness {
             next = next_offset;
         }
     }
+}
+
+pub(super) fn block_on<T>(what: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await.expect("an answer") })
 }
 
 impl Drop for Harness {
