@@ -52,12 +52,15 @@ impl Job {
         let about = About::of(&work);
         let partition = &self.partition;
         let clock = &partition.env.clock;
-        let began = clock.monotonic();
         // Its log is broken from then on, which is said; the files are read anew by the next start.
-        match catch_unwind(AssertUnwindSafe(|| work.run())) {
-            Ok(done) => {
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            let began = clock.monotonic();
+            let done = work.run();
+            (done, clock.monotonic().duration_since(began))
+        }));
+        match ran {
+            Ok((done, took)) => {
                 if about.is_flush {
-                    let took = clock.monotonic().duration_since(began);
                     partition.env.metrics.observe_fsync(took);
                 }
                 partition.work_done(about, done);
@@ -82,9 +85,9 @@ impl Partition {
     }
 
     fn work_done(self: &Arc<Self>, about: About, done: LogWorkDone) {
-        let now = self.env.clock.now();
         let error = self.change(|state, effects| {
             state.works -= 1;
+            let now = self.env.clock.now();
             let error = state.take_in(self, about, done, effects);
             // Also after a failure: the log now says why it is not ready.
             state.drain_parked(self, now, effects);

@@ -44,8 +44,20 @@ pub use settings::Settings;
 pub use crate::replica::Durability;
 
 #[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod deletion_test;
+#[cfg(test)]
+mod faults_test;
+#[cfg(test)]
 mod produce_test;
 #[cfg(test)]
 mod read_test;
+#[cfg(test)]
+mod registry_test;
+#[cfg(test)]
+mod stress_test;
+#[cfg(test)]
+mod test_node;
 #[cfg(test)]
 mod test_support;

@@ -213,11 +213,13 @@ impl Partition {
         let share = self.env.read_budget.take(bytes).await;
         let (answer, answered) = oneshot::channel();
         self.env.pool.run(Lane::Read, move || {
-            let _share = share;
-            if !answer.is_closed() {
-                // The reader may be gone by now; then nobody wants to know.
-                let _ = answer.send(job());
+            if answer.is_closed() {
+                return;
             }
+            let result = job();
+            drop(share);
+            // The reader may be gone by now; then nobody wants to know.
+            let _ = answer.send(result);
         });
         answered.await.map_err(|_| match self.is_closed() {
             true => FetchError::Closing,

@@ -71,6 +71,11 @@ impl Default for Setup {
 impl Harness {
     pub(super) fn new(setup: Setup) -> Self {
         let disk = SimDisk::new(7);
+        Self::on(Arc::new(disk.clone()), disk, setup)
+    }
+
+    /// On `shared`, which passes everything on to `disk`.
+    pub(super) fn on(shared: Arc<dyn crate::io::Disk>, disk: SimDisk, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let pool = IoPool::start(1, 1).unwrap();
         let id = TopicPartition::new(TopicId::random(), PartitionIndex::default());
@@ -78,7 +83,6 @@ impl Harness {
         let data = PathBuf::from("/data");
         crate::io::Disk::create_dir(&disk, &data).unwrap();
         crate::io::Disk::sync_dir(&disk, Path::new("/"), SyncPoint::DataDir).unwrap();
-        let shared: Arc<dyn crate::io::Disk> = Arc::new(disk.clone());
         let failure = Failure::open(Arc::clone(&shared), &data);
         let env =
             LogEnv::new(shared, failure.clone(), SaltSource::seeded(11), LogBudgets::default());
@@ -141,6 +145,13 @@ impl Harness {
         });
     }
 
+    pub(super) fn reconfigure(&self, change: impl FnOnce(&mut Settings, &mut LogConfig)) {
+        let mut settings = Settings::clone(&self.partition.settings.load());
+        let mut log = self.partition.with_replica(|_, log| log.config().clone());
+        change(&mut settings, &mut log);
+        self.partition.reconfigure(settings, log);
+    }
+
     pub(super) fn send(&self, tag: u64, batch: Bytes) {
         self.send_with(tag, batch, |_| {});
     }
@@ -174,9 +185,14 @@ impl Harness {
 
     /// Holds up the only thread for log work until the returned gate is dropped.
     pub(super) fn hold_work(&self) -> mpsc::SyncSender<()> {
+        self.hold(Lane::Work)
+    }
+
+    /// The same for any lane.
+    pub(super) fn hold(&self, lane: Lane) -> mpsc::SyncSender<()> {
         let (gate, held) = mpsc::sync_channel::<()>(0);
         let (started, has_started) = mpsc::sync_channel(1);
-        self.pool.run(Lane::Work, move || {
+        self.pool.run(lane, move || {
             started.send(()).unwrap();
             let _ = held.recv();
         });
