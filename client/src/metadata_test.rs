@@ -76,3 +76,38 @@ async fn any_broker_that_is_up_will_do() {
     assert_eq!(error.kind(), ErrorKind::Connection);
     assert!(error.is_retriable());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_cache_is_bounded() {
+    let cluster = TestCluster::start(1);
+    cluster.create_topic("t0", 1);
+    let client = cluster.client().await;
+    let topic = client.metadata().topic(&name(0), Freshness::Cached, false).await.unwrap();
+    {
+        let mut known = client.metadata().known.lock();
+        let (fetched, request) = (clock::now(), Mark(1));
+        for n in 0..TOPICS_CACHED_MAX {
+            let outcome = Ok(Arc::clone(&topic));
+            known.topics.insert(name(n + 1), Answer { outcome, fetched, request });
+        }
+    }
+    let mark = client.metadata().mark();
+    client.metadata().topic(&name(0), Freshness::After(mark), false).await.unwrap();
+    assert!(client.metadata().known.lock().topics.len() <= TOPICS_CACHED_MAX);
+    assert!(client.metadata().cached("t0").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_beyond_one_request_are_asked_in_several() {
+    let cluster = TestCluster::start(1);
+    let names: Vec<Arc<str>> = (0..TOPICS_PER_REQUEST * 2 + 500).map(name).collect();
+    for name in &names {
+        cluster.create_topic(name, 1);
+    }
+    let client = cluster.client().await;
+    let asked =
+        join_all(names.iter().map(|name| client.metadata().topic(name, Freshness::Cached, false)));
+    assert!(asked.await.into_iter().all(|topic| topic.is_ok()));
+    let requests = cluster.state().seen.topic_requests;
+    assert!((3..=4).contains(&requests), "{requests}");
+}

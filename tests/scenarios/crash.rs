@@ -20,7 +20,7 @@ async fn killed_under_load(what: &str, topic: &[(&str, &str)], acks: Acks) {
     let mut running = options.start();
     let raw = running.raw().await;
     let topic = raw.create_topic("load", 3, topic).await;
-    let shape = Shape { topic, producers: 3, readers: 1, acks };
+    let shape = Shape { topic, producers: 3, readers: 2, acks };
     let load = Load::start(&options.address(), shape).await;
     let mut resumed = Vec::new();
     for _ in 0..3 * rounds() {

@@ -16,14 +16,13 @@ use v1::partition_data::Outcome;
 use crate::{broker, data_dir};
 
 /// What a broker said of its partitions when it opened them.
-fn open_report(broker: &BrokerProcess) -> Value {
-    let is_report = |line: &&Value| line["fields"]["message"] == "partitions opened";
-    let logged = broker.logged();
-    logged.iter().find(is_report).expect("a broker says what it opened")["fields"].clone()
+async fn open_report(broker: &BrokerProcess) -> Value {
+    let report = broker.logs(|line| line["fields"]["message"] == "partitions opened").await;
+    report["fields"].clone()
 }
 
-fn logged(broker: &BrokerProcess, text: &str) -> bool {
-    broker.logged().iter().any(|line| line.to_string().contains(text))
+async fn until_logged(broker: &BrokerProcess, text: &str) {
+    broker.logs(|line| line.to_string().contains(text)).await;
 }
 
 async fn append_each(raw: &Raw, topic: &v1::Topic, partition: i32, values: &[String]) {
@@ -67,14 +66,14 @@ async fn a_clean_stop_is_followed_by_a_start_that_scans_nothing() {
     assert!(before.stop().0.success());
 
     let after = options.start();
-    let report = open_report(&after);
+    let report = open_report(&after).await;
     assert_eq!((&report["opened"], &report["scanned_bytes"]), (&2.into(), &0.into()), "{report}");
     assert_eq!(after.raw().await.read_out(&topic, 0).await.texts(), numbered(100));
 
     // The marker is taken when it is read: a kill right after is no clean stop.
     after.kill();
     let unclean = options.start();
-    assert_eq!(open_report(&unclean)["opened"], 2);
+    assert_eq!(open_report(&unclean).await["opened"], 2);
     assert_eq!(unclean.raw().await.read_out(&topic, 0).await.texts(), numbered(100));
 }
 
@@ -229,7 +228,7 @@ async fn files_of_a_newer_version_are_refused_by_name_and_left_alone() {
         assert!(refused.error.definite, "{refused:?}");
         assert_eq!(raw.read_out(&topic, 1).await.texts(), numbered(3), "others serve");
         let name = file.file_name().and_then(|n| n.to_str()).expect("it has a name");
-        assert!(logged(&broker, name), "the log names the file");
+        until_logged(&broker, name).await;
         broker.kill();
         assert_eq!(fs::read(file).expect("it is there"), before, "left as it was");
         files::set_format_version(file, 1);
@@ -265,13 +264,13 @@ async fn directories_of_no_known_topic_are_set_aside_and_named() {
     let kept = fs::read(aside.join("00000000000000000000.log")).expect("it is kept");
     assert_eq!(kept, b"precious");
     let name = aside.file_name().and_then(|n| n.to_str()).expect("it is UTF-8");
-    assert!(logged(&after, name), "the log names it");
-    assert_eq!(open_report(&after)["set_aside"], 1);
+    until_logged(&after, name).await;
+    assert_eq!(open_report(&after).await["set_aside"], 1);
     assert_eq!(after.raw().await.read_out(&topic, 0).await.texts(), numbered(5));
     // Once aside, it is no news.
     assert!(after.stop().0.success());
     let again = options.start();
-    assert_eq!(open_report(&again)["set_aside"], 0);
+    assert_eq!(open_report(&again).await["set_aside"], 0);
     assert!(aside.exists());
 }
 

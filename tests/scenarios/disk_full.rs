@@ -126,7 +126,7 @@ async fn a_broker_on_a_full_disk_stops_clean_and_starts_again() {
     let (acked, _) = until_full(&raw, &topic).await;
     let metrics = http::metrics(broker.http()).await;
     assert_eq!(metrics.value("riverrun_storage_disk_free_space_alert"), 1.0);
-    assert!(metrics.value("riverrun_storage_append_failures_total") >= 1.0);
+    assert!(metrics.value("riverrun_log_storage_full_total") >= 1.0);
     assert_eq!(metrics.value("riverrun_storage_failed"), 0.0, "full is not failed");
 
     let (status, logged) = broker.stop();

@@ -12,6 +12,7 @@ use riverrun_tests::{
     wait::soon,
 };
 use rustix::process::Signal;
+use serde_json::Value;
 use v1::fetch_stream_response::Response;
 
 use crate::{broker, data_dir, rounds};
@@ -31,9 +32,8 @@ async fn stops_under_load_lose_nothing_and_the_next_start_scans_nothing() {
         let (status, logged) = soon("the stop", stopping).await.expect("it does not panic");
         assert!(status.success(), "{status:?}: {logged:#?}");
         running = options.start();
-        let logged = running.logged();
-        let opened = logged.iter().find(|line| line["fields"]["message"] == "partitions opened");
-        let opened = opened.expect("it says what it opened");
+        let is_report = |line: &Value| line["fields"]["message"] == "partitions opened";
+        let opened = running.logs(is_report).await;
         assert_eq!(opened["fields"]["scanned_bytes"], 0, "{opened}");
     }
     load.progress(2_000).await;
@@ -57,7 +57,7 @@ async fn streams_are_told_to_reconnect_and_what_was_sent_is_answered() {
     };
     let open = v1::fetch_stream_request::Request::Open(open);
     let open = v1::FetchStreamRequest { request: Some(open) };
-    let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+    let (_held, requests) = raw::held_open(open);
     let fetching = raw.consume.clone().fetch_stream(requests).await;
     let mut fetching = fetching.expect("it opens").into_inner();
 
@@ -80,7 +80,9 @@ async fn streams_are_told_to_reconnect_and_what_was_sent_is_answered() {
     assert!(appends.told_to_reconnect);
 
     let (mut told, mut read) = (false, 0);
-    while let Some(answer) = soon("the end of reading", fetching.message()).await.expect("it ends well") {
+    while let Some(answer) =
+        soon("the end of reading", fetching.message()).await.expect("it ends well")
+    {
         match answer.response {
             Some(Response::Control(control)) => told |= control.reconnect,
             Some(Response::Data(data)) => {

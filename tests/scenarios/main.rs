@@ -4,6 +4,7 @@
 mod backpressure;
 mod bad_input;
 mod bad_requests;
+mod configuration;
 mod crash;
 mod directory;
 mod disk_fails;
@@ -14,6 +15,7 @@ mod network;
 mod observing;
 mod overload;
 mod python;
+mod retention;
 
 use std::{io::Write, path::Path};
 

@@ -29,14 +29,14 @@ async fn lost_connections_lose_and_repeat_nothing() {
     let data = data_dir();
     let (broker, proxy) = behind_a_proxy(data.path()).await;
     let topic = broker.raw().await.create_topic("load", 3, &[]).await;
-    let shape = Shape { topic, producers: 2, readers: 1, acks: Acks::All };
+    let shape = Shape { topic, producers: 2, readers: 2, acks: Acks::All };
     let load = Load::start(&proxy.address(), shape).await;
     for round in 0..5 * rounds() {
         load.progress(500).await;
         let delay = Duration::from_millis(round as u64 % 3);
         proxy.set(Weather { delay, ..Weather::default() });
         load.progress(500).await;
-        proxy.cut();
+        proxy.cut().await;
     }
     load.progress(500).await;
     let history = load.finish().await.history();
@@ -53,7 +53,9 @@ async fn a_lost_answer_is_asked_for_again_and_found_a_duplicate() {
     let direct = Raw::connect(&broker.address()).await;
     let topic = direct.create_topic("t", 1, &[]).await;
     let client = Client::builder().bootstrap_servers([proxy.address()]).build().await;
-    let producer = client.expect("valid settings").producer().build().await.expect("valid settings");
+    let producer =
+        client.expect("valid settings").producer().build().await.expect("valid settings");
+    #[expect(clippy::async_yields_async, reason = "first memory, then the answer")]
     let send = async |text: &str| {
         let record = Record::to("t").value(text.to_owned()).partition(0);
         producer.send(record).await.expect("it is open")
@@ -68,7 +70,7 @@ async fn a_lost_answer_is_asked_for_again_and_found_a_duplicate() {
         direct.state("t", 0).await.expect("it serves").log_end_offset == 2
     })
     .await;
-    proxy.cut();
+    proxy.cut().await;
     proxy.set(Weather::default());
     let second = soon("the answer", second).await.expect("it was written");
     assert_eq!((second.offset(), second.is_duplicate()), (Some(1), true));
@@ -86,7 +88,8 @@ async fn a_lost_batch_is_sent_again_and_written_once() {
     let direct = Raw::connect(&broker.address()).await;
     let topic = direct.create_topic("t", 1, &[]).await;
     let client = Client::builder().bootstrap_servers([proxy.address()]).build().await;
-    let producer = client.expect("valid settings").producer().build().await.expect("valid settings");
+    let producer =
+        client.expect("valid settings").producer().build().await.expect("valid settings");
     let record = |n: i32| Record::to("t").value(n.to_string()).partition(0);
     producer.send(record(0)).await.expect("it is open").await.expect("all is well");
 
@@ -95,7 +98,7 @@ async fn a_lost_batch_is_sent_again_and_written_once() {
     for n in 1..20 {
         deliveries.push(producer.send(record(n)).await.expect("it is open"));
     }
-    proxy.cut();
+    proxy.cut().await;
     proxy.set(Weather::default());
     for (n, delivery) in (1..).zip(deliveries) {
         let place = soon("an answer", delivery).await.expect("it is sent again");

@@ -78,7 +78,8 @@ async fn metrics_tell_what_happened() {
     assert_eq!(in_partition("flushed_offset"), 12.0, "durability is disk by default");
     assert_eq!(in_partition("segments"), 1.0);
     assert!(in_partition("size_bytes") >= 4.0 * bytes);
-    let of_topic = |name: &str| metrics.value(&format!("riverrun_{name}_total{{topic=\"orders\"}}"));
+    let of_topic =
+        |name: &str| metrics.value(&format!("riverrun_{name}_total{{topic=\"orders\"}}"));
     assert_eq!(of_topic("records_produced"), 12.0);
     assert_eq!(of_topic("records_fetched"), 12.0);
     let traffic = "riverrun_request_bytes_total{request=\"produce\",topic=\"orders\"}";
@@ -124,7 +125,10 @@ async fn every_bound_has_a_limit_and_counts_its_hits() {
         metrics.value(&format!("riverrun_memory_budget_limit_bytes{{pool=\"{pool}\"}}"))
     };
     let all: f64 = pools.iter().map(limit).sum();
-    assert!(all <= f64::from(64 << 20), "the pools {pools:?} have {all} bytes of a budget of 64 MiB");
+    assert!(
+        all <= f64::from(64 << 20),
+        "the pools {pools:?} have {all} bytes of a budget of 64 MiB"
+    );
     assert!(pools.len() >= 3, "{pools:?}");
 }
 
@@ -188,7 +192,8 @@ async fn reflection_shows_every_service_in_both_versions() {
         host: String::new(),
         message_request: Some(AlphaRequest::ListServices(String::new())),
     };
-    let mut client = reflection_alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut client =
+        reflection_alpha::server_reflection_client::ServerReflectionClient::new(channel);
     let answers = client.server_reflection_info(tokio_stream::once(request)).await;
     let first = answers.expect("it opens").into_inner().next().await;
     let Some(AlphaResponse::ListServicesResponse(list)) =

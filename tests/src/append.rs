@@ -5,14 +5,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use riverrun_proto::rpc::v1;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use v1::{produce_stream_ack::Outcome, produce_stream_request, produce_stream_response::Response};
 
-use crate::{raw::Raw, wait::soon};
-
-/// Messages on their way into the stream.
-const REQUESTS_MAX: usize = 16;
+use crate::{
+    raw::{Raw, held_open},
+    wait::soon,
+};
 
 /// An open stream.
 #[derive(Debug)]
@@ -32,18 +31,14 @@ pub struct AppendStream {
 impl AppendStream {
     /// Opens a stream.
     pub async fn open(raw: &Raw, acks: v1::Acks) -> Self {
-        let (requests, stream) = mpsc::channel(REQUESTS_MAX);
         let open = v1::ProduceStreamOpen {
             client_id: "scenario".to_owned(),
             acks: acks.into(),
             ack_timeout: None,
         };
         let open = produce_stream_request::Request::Open(open);
-        requests
-            .send(v1::ProduceStreamRequest { request: Some(open) })
-            .await
-            .expect("the receiver is here");
-        let responses = raw.produce.clone().produce_stream(ReceiverStream::new(stream)).await;
+        let (requests, stream) = held_open(v1::ProduceStreamRequest { request: Some(open) });
+        let responses = raw.produce.clone().produce_stream(stream).await;
         let mut responses = responses.expect("the stream opens").into_inner();
         let first = soon("a stream to open", responses.message()).await;
         match first.expect("it opens").and_then(|first| first.response) {

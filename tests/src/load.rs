@@ -1,4 +1,5 @@
-//! Load that keeps a history: idempotent producers, readers, and somebody who asks for ends.
+//! Load that keeps a history: idempotent producers, readers by the client and by stubs alone, and
+//! somebody who asks for ends.
 
 use std::{
     sync::{
@@ -8,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use riverrun_client::{Acks, Client, Delivery, Record};
+use futures::StreamExt as _;
+use riverrun_client::{Acks, Client, Delivery, Position, Record};
 use riverrun_proto::rpc::v1;
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use v1::{fetch_stream_request, fetch_stream_response::Response, partition_data};
@@ -36,7 +38,7 @@ pub struct Shape {
     pub topic: v1::Topic,
     /// Producers; each writes to all partitions in turn.
     pub producers: u32,
-    /// Readers; each follows all partitions.
+    /// Readers; each follows all partitions, every other one by stubs alone.
     pub readers: u32,
     /// When a record counts as written.
     pub acks: Acks,
@@ -75,7 +77,13 @@ impl Load {
             let (shape, recorder) = (load.shape.clone(), load.recorder.clone());
             load.producers.spawn(produce(number, client, shape, recorder, Arc::clone(&load.stop)));
         }
-        for reader in 0..load.shape.readers {
+        for reader in (0..load.shape.readers).step_by(2) {
+            let client = Client::builder().bootstrap_servers([address]).build().await;
+            let client = client.expect("valid settings");
+            let (topic, recorder) = (load.shape.topic.name.clone(), load.recorder.clone());
+            load.others.spawn(consume(reader, client, topic, recorder));
+        }
+        for reader in (1..load.shape.readers).step_by(2) {
             for partition in &load.shape.topic.partitions {
                 let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
                 let raw = Raw::lazy(address);
@@ -108,6 +116,10 @@ impl Load {
             {}
         };
         wait::soon("the producers to end", ended).await;
+        // A reader that ended by itself has something to say.
+        if let Some(ended) = self.others.try_join_next() {
+            panic!("a reader ended: {ended:?}");
+        }
         self.others.abort_all();
         let raw = Raw::connect(&self.address).await;
         for partition in &self.shape.topic.partitions {
@@ -182,6 +194,19 @@ async fn produce(
     producer.close(HANG).await.ok();
 }
 
+/// One consumer of the client. It rides through everything by itself, so any error is one too many.
+async fn consume(reader: u32, client: Client, topic: String, recorder: Recorder) {
+    let consumer = client.consumer().assign_all(topic.as_str(), Position::Earliest).build().await;
+    let mut consumer = consumer.expect("valid settings");
+    while let Some(record) = consumer.next().await {
+        let record = record.expect("a consumer retries what can be retried");
+        let value = record.value().and_then(Value::parse);
+        let value = value.expect("only records of the load are in its topic");
+        let (partition, records) = (record.partition(), vec![(record.offset(), value)]);
+        recorder.polled(Poll { reader, partition, moved_to: None, records });
+    }
+}
+
 /// One reader of one partition: goes on where it was whenever the broker is there.
 async fn follow(reader: u32, raw: Raw, topic: v1::Topic, partition: i32, recorder: Recorder) {
     let mut next = 0;
@@ -206,7 +231,7 @@ async fn follow_once(
         ..Default::default()
     };
     let open = v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
-    let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+    let (_held, requests) = raw::held_open(open);
     let mut answers = raw.consume.clone().fetch_stream(requests).await?.into_inner();
     while let Some(answer) = answers.message().await? {
         let Some(Response::Data(data)) = answer.response else { continue };

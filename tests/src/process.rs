@@ -19,7 +19,10 @@ use riverrun_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{raw::Raw, wait::HANG};
+use crate::{
+    raw::Raw,
+    wait::{self, HANG},
+};
 
 /// Log lines kept of a broker.
 const LINES_MAX: usize = 10_000;
@@ -142,7 +145,7 @@ impl BrokerOptions {
                 Err(error) => {
                     let _ = child.kill();
                     let _ = child.wait();
-                    panic!("the broker did not get ready ({error}):\n{}", log.to_the_end());
+                    panic!("the broker did not get ready ({error}):\n{}", log.read_to_the_end());
                 }
             }
         }
@@ -161,11 +164,11 @@ impl BrokerOptions {
             if ready_line(&line).is_some() {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("the broker serves; it was to refuse:\n{}", log.to_the_end());
+                panic!("the broker serves; it was to refuse:\n{}", log.read_to_the_end());
             }
         }
         let status = child.wait().expect("it was ours to wait for");
-        Refusal { status, said: log.to_the_end() }
+        Refusal { status, said: log.read_to_the_end() }
     }
 }
 
@@ -257,7 +260,7 @@ impl BrokerProcess {
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.child.wait().expect("it was ours to wait for");
         self.ended = true;
-        self.log.to_the_end();
+        self.log.read_to_the_end();
         status
     }
 
@@ -265,6 +268,17 @@ impl BrokerProcess {
     pub fn logged(&self) -> Vec<Value> {
         let lines = self.log.lines.lock().expect("nobody panics while holding it");
         lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for a line of its log.
+    pub async fn logs(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        wait::until("the broker logs something", async || {
+            found = self.logged().into_iter().find(&wanted);
+            found.is_some()
+        })
+        .await;
+        found.expect("it was waited for")
     }
 
     /// Bytes of memory that are nobody else's: neither file pages nor code. Maps of segments belong
@@ -307,7 +321,11 @@ impl Drop for BrokerProcess {
             let _ = self.child.wait();
         }
         if thread::panicking() {
-            eprintln!("what the broker at {} logged last:\n{}", self.grpc, self.log.to_the_end());
+            eprintln!(
+                "what the broker at {} logged last:\n{}",
+                self.grpc,
+                self.log.read_to_the_end()
+            );
         }
     }
 }
@@ -333,7 +351,7 @@ impl LogLines {
     }
 
     /// The last of it, once the process has ended.
-    fn to_the_end(&mut self) -> String {
+    fn read_to_the_end(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -47,9 +47,13 @@ pub struct Proxy {
     weather: watch::Sender<Weather>,
     /// Connections made before the generation changed are dropped.
     generation: watch::Sender<u64>,
+    /// Each connection has a clone of the sender: the receiver ends when the last one is gone.
+    alive: Alive,
     to_client_bytes: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
+
+type Alive = Arc<Mutex<(mpsc::Sender<()>, mpsc::Receiver<()>)>>;
 
 #[derive(Debug, Clone, Copy)]
 enum Direction {
@@ -67,24 +71,31 @@ impl Proxy {
         let weather = watch::Sender::new(Weather::default());
         let generation = watch::Sender::new(0);
         let to_client_bytes = Arc::new(AtomicU64::new(0));
+        let alive: Alive = Arc::new(Mutex::new(mpsc::channel(1)));
         let accepting = tokio::spawn({
             let (weather, generation) = (weather.clone(), generation.clone());
+            let alive = Arc::clone(&alive);
             let passed = Arc::clone(&to_client_bytes);
             async move {
                 while let Ok((client, _)) = listener.accept().await {
                     let weather = weather.subscribe();
                     let line = connect(client, broker, weather, Arc::clone(&passed));
-                    let mut cut = generation.subscribe();
+                    let (mut cut, alive) = {
+                        let alive = alive.lock().expect("nobody panics while holding it");
+                        (generation.subscribe(), alive.0.clone())
+                    };
                     tokio::spawn(async move {
+                        let _alive = alive;
                         tokio::select! {
-                            () = line => {}
+                            biased;
                             _ = cut.changed() => {}
+                            () = line => {}
                         }
                     });
                 }
             }
         });
-        Self { address, weather, generation, to_client_bytes, accepting }
+        Self { address, weather, generation, alive, to_client_bytes, accepting }
     }
 
     /// Where clients connect.
@@ -97,9 +108,14 @@ impl Proxy {
         self.weather.send_replace(weather);
     }
 
-    /// Drops all connections. What was on its way is lost; new ones are taken.
-    pub fn cut(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+    /// Drops all connections. What was on its way is lost once this returns; new ones are taken.
+    pub async fn cut(&self) {
+        let mut gone = {
+            let mut alive = self.alive.lock().expect("nobody panics while holding it");
+            self.generation.send_modify(|generation| *generation += 1);
+            std::mem::replace(&mut *alive, mpsc::channel(1)).1
+        };
+        while gone.recv().await.is_some() {}
     }
 
     /// Bytes that reached the client so far.
@@ -111,7 +127,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.cut();
+        self.generation.send_modify(|generation| *generation += 1);
     }
 }
 
@@ -260,7 +276,7 @@ mod tests {
         let mut old = TcpStream::connect(proxy.address()).await.unwrap();
         old.write_all(b"a").await.unwrap();
         assert_eq!(next(&mut old).await, Some(b'a'));
-        proxy.cut();
+        proxy.cut().await;
         assert_eq!(next(&mut old).await, None);
         let mut new = TcpStream::connect(proxy.address()).await.unwrap();
         new.write_all(b"b").await.unwrap();

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use prost::Message;
 use riverrun_proto::rpc::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -20,6 +22,9 @@ use crate::wait::{self, soon};
 
 /// Largest answer: a batch of the largest size and what goes around it.
 const ANSWER_BYTES_MAX: usize = 72 << 20;
+
+/// Messages on their way into a stream.
+const REQUESTS_MAX: usize = 16;
 
 /// Stubs of all services over one connection. Clones share it.
 #[derive(Debug, Clone)]
@@ -178,8 +183,7 @@ impl Raw {
         };
         let open =
             v1::FetchStreamRequest { request: Some(fetch_stream_request::Request::Open(open)) };
-        // The stream of requests stays open: a broker may take its end for the reader's.
-        let requests = futures::StreamExt::chain(tokio_stream::once(open), tokio_stream::pending());
+        let (_held, requests) = held_open(open);
         let answers = self.consume.clone().fetch_stream(requests).await;
         let mut answers = answers.expect("the stream opens").into_inner();
         let mut records = Vec::new();
@@ -283,6 +287,14 @@ pub fn endpoint(address: &str) -> Endpoint {
         .tcp_nodelay(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
+}
+
+/// Requests of a stream: the first, and then those that are sent. They end with their sender; a
+/// stream whose requests never end outlives everybody who reads its answers.
+pub fn held_open<T>(first: T) -> (mpsc::Sender<T>, ReceiverStream<T>) {
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    sender.try_send(first).expect("there is room");
+    (sender, ReceiverStream::new(requests))
 }
 
 /// A partition by its topic's id.

@@ -1,10 +1,12 @@
 //! `riverrun consume`: records of topics, as they are or as they come.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use clap::Args;
 use futures::StreamExt as _;
-use riverrun_client::{Admin, Client, Consumer, ConsumerRecord, Position, Topic, TopicPartition};
+use riverrun_client::{
+    Admin, Client, Consumer, ConsumerRecord, Error, Position, Topic, TopicPartition,
+};
 
 use super::{
     consume_range::{Edges, Range, Times},
@@ -20,6 +22,10 @@ use crate::clock::{Clock as _, SystemClock};
 
 /// Records whose output may wait for more of them; then it is written whatever comes.
 const UNWRITTEN_RECORDS: u32 = 1024;
+const UNWRITTEN_BYTES: usize = 256 * 1024;
+
+/// Silence after which it is looked whether the broker is there.
+const SILENCE_CHECK: Duration = Duration::from_secs(5);
 
 /// Read records of topics
 #[derive(Args, Debug)]
@@ -175,14 +181,19 @@ async fn read(
     let mut consumer: Consumer = client.consumer().assign(positions).build().await?;
     let mut out = Vec::new();
     let mut unwritten = 0;
+    let mut silence = Silence::new(session.timeout());
     let mut told_of_end = !session.shows_progress() || args.exit_at_end;
     loop {
-        // What was read is written before anything is waited for.
         let next = match futures::poll!(consumer.next()) {
-            std::task::Poll::Ready(next) => next,
-            std::task::Poll::Pending => {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                // What was read is written before anything is waited for.
                 write(&mut out)?;
                 unwritten = 0;
+                skip(&mut ranges, &consumer)?;
+                if ranges.is_empty() {
+                    return Ok(());
+                }
                 if !told_of_end && printed.records > 0 && consumer.is_caught_up() {
                     told_of_end = true;
                     session.say("at the end; waiting for more, Ctrl-C stops (-e exits here)");
@@ -190,31 +201,114 @@ async fn read(
                 tokio::select! {
                     next = consumer.next() => next,
                     () = interrupt.next() => return Ok(()),
+                    () = tokio::time::sleep(silence.patience()) => {
+                        silence.goes_on(&ranges, session).await?;
+                        continue;
+                    }
                 }
             }
         };
+        silence.ends(session);
         let Some(next) = next else { return Ok(()) };
-        let record = next?;
-        if take(&record, &mut ranges, &mut consumer)? {
+        let record = match next {
+            Ok(record) => record,
+            Err(error) => {
+                write(&mut out)?;
+                return Err(explain(&error));
+            }
+        };
+        if take(&record, &mut ranges, &consumer)? {
             args.format
                 .write(&RecordView::from(&record), &mut out)
                 .map_err(|e| Failure::io("cannot print a record", &e))?;
             printed.add(&record);
             unwritten += 1;
         }
-        if ranges.is_empty() || args.num.is_some_and(|n| printed.records >= n) {
+        if ranges.is_empty() || args.num.is_some_and(|num| printed.records >= num) {
             return write(&mut out);
         }
-        if unwritten >= UNWRITTEN_RECORDS {
+        if unwritten >= UNWRITTEN_RECORDS || out.len() >= UNWRITTEN_BYTES {
             write(&mut out)?;
             unwritten = 0;
         }
     }
 }
 
+/// Offsets may be no records: then the consumer is past them and no record says so.
+fn skip(ranges: &mut Ranges, consumer: &Consumer) -> Result<()> {
+    for (partition, range) in ranges.iter_mut() {
+        if let Some(position) = consumer.position(partition)? {
+            range.advance_to(position);
+        }
+    }
+    ranges.retain(|_, range| !range.is_done());
+    Ok(())
+}
+
+/// How long nothing has come. A consumer retries without end, so only silence tells that the broker
+/// is gone: an error where records are owed, a word to whoever sits there where they may yet come.
+struct Silence {
+    timeout: Duration,
+    so_far: Duration,
+    told: bool,
+}
+
+// === impl Silence ===
+
+impl Silence {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, so_far: Duration::ZERO, told: false }
+    }
+
+    /// How long to wait before looking.
+    fn patience(&self) -> Duration {
+        self.timeout.min(SILENCE_CHECK)
+    }
+
+    /// The patience is over and nothing has come.
+    async fn goes_on(&mut self, ranges: &Ranges, session: &Session) -> Result<()> {
+        self.so_far += self.patience();
+        let owed = ranges.iter().filter(|(_, range)| range.is_owed());
+        let owed: Vec<String> = owed.map(|(partition, _)| partition.to_string()).collect();
+        if !owed.is_empty() && self.so_far >= self.timeout {
+            let waited = output::duration(self.so_far);
+            let owed = owed.join(", ");
+            let what = format!("no record came for {waited}, although there are more: {owed}");
+            return Err(Failure::new(Exit::Unavailable, what)
+                .advise("is the broker up? riverrun topic list"));
+        }
+        match session.knock().await {
+            Ok(()) if self.told => self.ends(session),
+            Err(_) if !self.told => {
+                self.told = true;
+                session.say("the broker cannot be reached; waiting for it, Ctrl-C stops");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Something came.
+    fn ends(&mut self, session: &Session) {
+        self.so_far = Duration::ZERO;
+        if std::mem::take(&mut self.told) {
+            session.say("the broker is back");
+        }
+    }
+}
+
+/// What the stream of records ended with; damage has a way on.
+fn explain(error: &Error) -> Failure {
+    let failure = Failure::from(error.clone());
+    match error.next_offset() {
+        Some(next) => failure.advise(format!("go on behind it: -o {next} -p PARTITION")),
+        None => failure,
+    }
+}
+
 /// Whether a record is one of those that were asked for. A partition that has been read to its end
 /// is not asked for any more.
-fn take(record: &ConsumerRecord, ranges: &mut Ranges, consumer: &mut Consumer) -> Result<bool> {
+fn take(record: &ConsumerRecord, ranges: &mut Ranges, consumer: &Consumer) -> Result<bool> {
     let partition = record.topic_partition();
     let Some(range) = ranges.get_mut(&partition) else { return Ok(false) };
     let wanted = range.take(record.offset());

@@ -28,6 +28,8 @@ pub(crate) struct Range {
     print_from: i64,
     /// The first that is not printed; `None`: there is no such.
     to: Option<i64>,
+    /// Where the partition ended when this was made: what is below is there to be read.
+    known_end: i64,
     /// The first that was not read.
     next: i64,
 }
@@ -41,13 +43,23 @@ impl Range {
         let to = spec.to.map(|place| edges.offset(place, times.to));
         let to = if exit_at_end { Some(to.map_or(edges.end, |to| to.min(edges.end))) } else { to };
         let read_from = print_from.clamp(edges.start, edges.end.max(edges.start));
-        Self { read_from, print_from, to, next: read_from }
+        Self { read_from, print_from, to, known_end: edges.end, next: read_from }
     }
 
     /// A record was read; whether it is one of those asked for.
     pub(crate) fn take(&mut self, offset: i64) -> bool {
         self.next = offset.saturating_add(1);
         offset >= self.print_from && self.to.is_none_or(|to| offset < to)
+    }
+
+    /// Everything below was read or is no record.
+    pub(crate) fn advance_to(&mut self, position: i64) {
+        self.next = self.next.max(position);
+    }
+
+    /// Whether something is left to read that was there when this was made.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.next < self.to.map_or(self.known_end, |to| to.min(self.known_end))
     }
 
     /// Whether nothing of it is left to read.
@@ -124,6 +136,22 @@ mod tests {
         ] {
             assert_eq!(printed(spec, exit_at_end), (expected, goes_on), "{spec} {exit_at_end}");
         }
+    }
+
+    #[test]
+    fn what_was_there_is_owed_and_what_may_come_is_not() {
+        let new = |spec: &str| Range::new(&spec.parse().unwrap(), EDGES, TIMES, false);
+        for (spec, owed) in
+            [("start", true), ("19", true), ("end", false), ("25:30", false), ("15:30", true)]
+        {
+            assert_eq!(new(spec).is_owed(), owed, "{spec}");
+        }
+        let mut range = new("start");
+        assert!(range.take(19) && !range.is_owed());
+        // The last offsets may be no records.
+        let mut range = new(":end");
+        range.advance_to(20);
+        assert!(range.is_done() && !range.is_owed());
     }
 
     #[test]

@@ -59,7 +59,7 @@ impl Session {
 
     /// A client retries until its timeout, which is right for services and a long silence for a
     /// person who forgot to start the broker.
-    async fn knock(&self) -> Result<()> {
+    pub(crate) async fn knock(&self) -> Result<()> {
         let mut refused = Vec::new();
         for broker in &self.brokers {
             let Ok(address) = broker.parse::<riverrun_client::Address>() else { continue };
@@ -165,7 +165,9 @@ impl From<Error> for Failure {
         };
         let failure = Self::new(exit, error.to_string());
         match error.kind() {
-            ErrorKind::Connection => failure.advise("is the broker up? riverrun topic list"),
+            ErrorKind::Connection | ErrorKind::Timeout => {
+                failure.advise("is the broker up? riverrun topic list")
+            }
             ErrorKind::TooLarge => failure
                 .advise("allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES"),
             _ => failure,

@@ -87,17 +87,19 @@ impl Config {
         if let Some(what) = self.broker.memory_budget.too_small() {
             findings.push(("broker.memory.budget", what, "give it more, or leave it at 25%"));
         }
-        let shares = [
-            self.produce.admission_percent,
-            self.fetch.memory_percent,
-            self.fetch.cold_read_percent,
-        ];
+        // What is being received has half as much again as what was received.
+        let admission = self.produce.admission_percent;
+        let shares =
+            [admission, admission / 2, self.fetch.memory_percent, self.fetch.cold_read_percent];
         let sum: u32 = shares.into_iter().map(u32::from).sum();
         if sum > 100 {
             findings.push((
                 "produce.admission.percent",
-                format!("with fetch.memory.percent and fetch.cold.read.percent it makes {sum}%"),
-                "the three shares of the memory budget must not exceed 100 together",
+                format!(
+                    "with half as much again, fetch.memory.percent and fetch.cold.read.percent it \
+                     makes {sum}%"
+                ),
+                "the shares of the memory budget must not exceed 100 together",
             ));
         }
     }

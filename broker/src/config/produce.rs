@@ -9,8 +9,9 @@ section! {
     pub struct ProduceConfig in "produce";
 
     /// Share of the memory budget for batches received and not yet acknowledged. When it is used
-    /// up, streams are not read and unary calls wait.
-    "admission.percent" => admission_percent: u8 = 50, in 5 => 90;
+    /// up, streams are not read and unary calls wait. Half as much again is for large messages
+    /// being received.
+    "admission.percent" => admission_percent: u8 = 40, in 5 => 90;
 
     /// How long a unary call waits for admission before it is told to come back later
     /// (RESOURCE_EXHAUSTED with a delay).

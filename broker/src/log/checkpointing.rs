@@ -56,6 +56,7 @@ pub(super) struct Checkpointing {
 pub(super) struct Checkpointed {
     pub(super) point: LogPoint,
     pub(super) flushed: Flushed,
+    pub(super) log_start: Offset,
 }
 
 // === impl Checkpointing ===
@@ -113,7 +114,8 @@ impl Checkpointing {
         }
         remove_old_snapshots(shared, on_disk.log_start, self.high_watermark);
         shared.env.counters.checkpoints.add(1);
-        Ok(Checkpointed { point: self.point, flushed: self.flushed })
+        let log_start = on_disk.log_start;
+        Ok(Checkpointed { point: self.point, flushed: self.flushed, log_start })
     }
 }
 

@@ -142,22 +142,12 @@ pub fn scan_segment(
     path: &Path,
     mut visit: impl FnMut(&StoredBatch) -> ControlFlow<()>,
 ) -> Result<SegmentEnd, InspectError> {
-    let base = match path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse) {
-        Some(FileName::Segment(base)) => base,
-        _ => return Err(InspectError::NotASegment(path.to_owned())),
-    };
-    let file = File::open(path).map_err(InspectError::io(path))?;
+    let (file, header) = open_segment(path)?;
     let file_bytes = file.metadata().map_err(InspectError::io(path))?.len();
-    let head = read_at(&file, 0, SEGMENT_HEADER_BYTES).map_err(InspectError::io(path))?;
-    let broken = |source| InspectError::Format { path: path.to_owned(), source };
-    let header = SegmentHeader::parse(&head).map_err(broken)?;
-    if header.base != base {
-        return Err(broken(FormatError::Broken("it is another segment than its name says")));
-    }
     let codec = FrameCodec::new(header.salt);
     let start = WalkStart {
         position: SEGMENT_HEADER_BYTES as u64,
-        offset: base,
+        offset: header.base,
         end: file_bytes,
         verify_below: u64::MAX,
         chunk_bytes: SCAN_CHUNK_BYTES,
@@ -186,6 +176,29 @@ pub fn scan_segment(
         None => None,
     };
     Ok(SegmentEnd { header, offset: walk.expected(), position, file_bytes, fault, stray_at })
+}
+
+/// What a segment's file says of itself.
+///
+/// # Errors
+/// If the file cannot be read, is not named like a segment, or has no valid header.
+pub fn read_header(path: &Path) -> Result<SegmentHeader, InspectError> {
+    open_segment(path).map(|(_, header)| header)
+}
+
+fn open_segment(path: &Path) -> Result<(File, SegmentHeader), InspectError> {
+    let base = match path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse) {
+        Some(FileName::Segment(base)) => base,
+        _ => return Err(InspectError::NotASegment(path.to_owned())),
+    };
+    let file = File::open(path).map_err(InspectError::io(path))?;
+    let head = read_at(&file, 0, SEGMENT_HEADER_BYTES).map_err(InspectError::io(path))?;
+    let broken = |source| InspectError::Format { path: path.to_owned(), source };
+    let header = SegmentHeader::parse(&head).map_err(broken)?;
+    if header.base != base {
+        return Err(broken(FormatError::Broken("it is another segment than its name says")));
+    }
+    Ok((file, header))
 }
 
 /// Up to `len` bytes from `position`; fewer at the end of the file.

@@ -100,6 +100,7 @@ fn check_against_scan(
     start: usize,
     current: i32,
 ) -> Result<(), TestCaseError> {
+    #[expect(clippy::needless_range_loop, reason = "offsets are what this is about")]
     for offset in start..log.len() {
         prop_assert_eq!(epochs.epoch_of(at(offset as i64)), Some(epoch(log[offset])));
     }

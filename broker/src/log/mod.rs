@@ -92,9 +92,15 @@ mod walk;
 mod window;
 
 #[cfg(test)]
+mod faults_test;
+#[cfg(test)]
+mod golden_test;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod power_loss_test;
+#[cfg(test)]
+mod reader_test;
 #[cfg(test)]
 mod recovery_test;
 #[cfg(test)]

@@ -18,11 +18,12 @@ use riverrun_proto::{epoch::LeaderEpoch, offset::Offset};
 
 use super::{
     LeaderEpochs,
+    layout::CHECKPOINT_FILE,
     testkit::{Driven, Make, at, env, fingerprint, header, replayed, sim_disk, small_config},
 };
 use crate::io::{
     SyncPoint,
-    sim::{PowerCut, SimDisk},
+    sim::{Op, PowerCut, SimDisk},
 };
 
 /// What the log is after an action of the workload.
@@ -283,17 +284,16 @@ fn cuts(seed: u64, random: u64) -> impl Iterator<Item = PowerCut> {
     PowerCut::sample(0).chain((0..random).map(move |n| PowerCut::Random(seed * 100 + n)))
 }
 
-/// The whole suite; the first thing that is wrong, if anything is. Looks at every `step`th
-/// operation.
-fn suite(ignored: Option<SyncPoint>, random: u64, step: usize) -> Result<(), String> {
+/// The whole suite; the first thing that is wrong, if anything is.
+fn suite(ignored: Option<SyncPoint>, random: u64) -> Result<(), String> {
     let disk = sim_disk(7);
     disk.ignore_sync(ignored);
     // Creation is part of it.
     disk.record_history();
     let moments = run(&disk, &workload());
-    let history = disk.history();
+    let (history, trace) = (disk.history(), disk.trace());
     let created = moments[0].ops;
-    for (ops, state) in history.iter().enumerate().skip(created as usize).step_by(step) {
+    for (ops, state) in history.iter().enumerate().skip(created as usize) {
         let after = moments.partition_point(|moment| moment.ops < ops as u64);
         let is_done = moments[after].ops == ops as u64;
         // Several actions may end at the same operation: the last of them is what is promised.
@@ -303,7 +303,10 @@ fn suite(ignored: Option<SyncPoint>, random: u64, step: usize) -> Result<(), Str
             after: if is_done { &moments[last] } else { &moments[after] },
             is_done,
         };
-        for cut in cuts(ops as u64, random) {
+        // Just after a checkpoint got its name, whatever else is not durable shows.
+        let is_named = |op: &Op| matches!(op, Op::Rename(_, to) if to.ends_with(CHECKPOINT_FILE));
+        let is_tender = ops.checked_sub(1).is_some_and(|last| is_named(&trace[last]));
+        for cut in cuts(ops as u64, if is_tender { 12 * random } else { random }) {
             let found = state.snapshot().power_loss(cut);
             crash(&found, &window, ignored, ops as u64)
                 .map_err(|what| format!("power loss after {ops} operations, {cut:?}: {what}"))?;
@@ -353,7 +356,7 @@ fn same_again(
 
 #[test]
 fn power_loss_at_every_operation() {
-    suite(None, 3, 1).unwrap();
+    suite(None, 3).unwrap();
 }
 
 /// Syncs that the log makes while it lives; those of its creation have their own test.
@@ -376,7 +379,7 @@ const IN_LIFE: [SyncPoint; 12] = [
 fn every_sync_is_needed() {
     let mut unneeded = Vec::new();
     for point in IN_LIFE {
-        match suite(Some(point), 3, 1) {
+        match suite(Some(point), 3) {
             Err(what) => println!("{point:?}: red: {what}"),
             Ok(()) => unneeded.push(point),
         }

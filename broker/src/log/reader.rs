@@ -10,7 +10,7 @@
 //! warm; base offset, length and epoch order are still compared, and the consumer checks the
 //! batch's own CRC-32C. All other frames are checked against the frame's checksum.
 //!
-//! **Cold reads** ([`ColdRead::run`], [`TimestampLookup::run`]) belong on the I/O pool. They check
+//! **Cold reads** ([`ColdRead::run`], [`super::TimestampLookup::run`]) belong on the I/O pool. They check
 //! every frame, and are the only ones to report damage: where a warm read meets something odd it
 //! asks for a cold one.
 

@@ -327,7 +327,7 @@ impl Scan<'_> {
         let start = SegmentEnd { offset: from.offset, position: from.position };
         let mut head = index_files::empty_head(base, &open);
         if from.position > SEGMENT_HEADER_BYTES as u64 {
-            head = self.load_index(&mut open, base, start, out, report)?;
+            head = self.load_index(&mut open, base, len, start, out, report)?;
         }
         let summary = Segment::sealed(start, &head);
         let start = WalkStart {
@@ -373,12 +373,15 @@ impl Scan<'_> {
         &self,
         open: &mut OpenSegment,
         base: Offset,
+        len: u64,
         end: SegmentEnd,
         out: &mut Scanned,
         report: &mut RecoveryReport,
     ) -> Result<IndexHead, LogError> {
         let (disk, dir) = (self.shared.env.disk.as_ref(), &self.shared.dir);
-        if let Some(head) = index_files::read_head(disk, dir, base)?
+        // A file that does not reach that far has lost something: what, only its frames can tell.
+        if len >= end.position
+            && let Some(head) = index_files::read_head(disk, dir, base)?
             && head.salt == open.salt
             && (head.end_offset, head.end_position) == (end.offset, end.position)
             && let Some((offsets, times)) = index_files::load(disk, dir, &head)?

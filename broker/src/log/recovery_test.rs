@@ -35,6 +35,7 @@ fn log(disk: &SimDisk, below: u64, above: u64) -> (Driven, Vec<Bytes>) {
         driven.append(make(n)).unwrap();
     }
     driven.checkpoint();
+    driven.stalls_checkpoints = true;
     for n in 0..above {
         driven
             .append(Make { epoch: 1, producer: Some((7, 2 * n as i32)), ..make(100 + n) })
@@ -209,9 +210,12 @@ fn damage_below_the_recovery_point_is_never_cut() {
             assert_eq!(corrupt.offset, at(damage.0), "{what}");
             let below = readable as usize / 2;
             for (n, batch) in batches.iter().enumerate().take(below) {
-                let found = reader.read(at(2 * n as i64), at(readable), 1).unwrap();
-                let Read::Cold(cold) = found else { panic!("{what}: nothing is open yet") };
-                assert_eq!(cold.run().unwrap().batches, [batch.clone()], "{what}");
+                let found = match reader.read(at(2 * n as i64), at(readable), 1).unwrap() {
+                    Read::Cold(cold) => cold.run().unwrap().batches,
+                    Read::Batches(found) => found.batches,
+                    Read::Empty => Vec::new(),
+                };
+                assert_eq!(found, std::slice::from_ref(batch), "{what}");
             }
             driven.close();
         }

@@ -381,6 +381,7 @@ impl Log {
         Completed {
             flushed_end: self.flush.note(done.flushed),
             recovery_point: Some(self.recovery_point.offset),
+            log_start: Some(done.log_start),
             ..Completed::default()
         }
     }

@@ -118,12 +118,15 @@ pub(super) struct Driven {
     pub now: Timestamp,
     /// The last thing that went wrong with work.
     pub error: Option<LogError>,
+    /// Checkpoints are made and never run: as if the disk stood still under them.
+    pub stalls_checkpoints: bool,
+    pub held: Vec<LogWork>,
 }
 
 impl Driven {
     pub(super) fn create(env: LogEnv, config: LogConfig) -> Self {
         let log = Log::create(env, dir(), &meta(), config).unwrap();
-        Self { log, now: NOW, error: None }
+        Self::around(log)
     }
 
     pub(super) fn open(env: LogEnv, config: LogConfig, clean: bool) -> (Self, RecoveryReport) {
@@ -136,7 +139,11 @@ impl Driven {
         clean: bool,
     ) -> Result<(Self, RecoveryReport), LogError> {
         let (log, report) = Log::open(env, dir(), config, clean, NOW)?;
-        Ok((Self { log, now: NOW, error: None }, report))
+        Ok((Self::around(log), report))
+    }
+
+    pub(super) fn around(log: Log) -> Self {
+        Self { log, now: NOW, error: None, stalls_checkpoints: false, held: Vec::new() }
     }
 
     pub(super) fn run(&mut self, work: LogWork) -> Completed {
@@ -151,7 +158,11 @@ impl Driven {
 
     pub(super) fn work(&mut self) {
         while let Some(work) = self.log.take_work() {
-            self.run(work);
+            if self.stalls_checkpoints && work.name() == "checkpoint" {
+                self.held.push(work);
+            } else {
+                self.run(work);
+            }
         }
     }
 

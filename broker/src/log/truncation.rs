@@ -98,6 +98,10 @@ impl Truncate {
         for open in before.chain(cut.iter().map(|(_, open)| open)) {
             flush::sync_segment(shared, open, SyncPoint::SegmentSealed)?;
         }
+        if let Some((segment, open)) = &cut {
+            let path = shared.segment_path(segment.base());
+            open.file.seal().map_err(|error| shared.failed("sealing", &path, error))?;
+        }
         let new = readying::create(shared, point.offset, self.ahead, self.mode)?;
         Ok(Truncated {
             end: point.offset,

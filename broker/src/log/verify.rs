@@ -22,7 +22,7 @@ use super::{
     envelope::FormatError,
     frame::FrameFault,
     index::IndexHead,
-    inspect::{InspectError, SegmentEnd, StoredBatch, scan_segment, segments},
+    inspect::{InspectError, SegmentEnd, StoredBatch, read_header, scan_segment, segments},
     layout::{CHECKPOINT_FILE, FileKind, META_FILE, offset_index_file, segment_file},
     partition_meta::PartitionMeta,
 };
@@ -80,7 +80,6 @@ pub fn verify_partition(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, InspectError> {
     let bases = segments(dir)?;
-    let first = bases.first().copied().unwrap_or(Offset::ZERO);
     let verified = Verified {
         dir: dir.to_owned(),
         meta: None,
@@ -88,18 +87,23 @@ pub fn verify_partition(
         batches: 0,
         records: 0,
         bytes: 0,
-        start: first,
-        end: first,
+        start: bases.first().copied().unwrap_or(Offset::ZERO),
+        end: Offset::ZERO,
         findings: Vec::new(),
     };
     let mut verifier =
         Verifier { verified, checkpoint: None, decompressor: Decompressor::new(), progress };
     verifier.meta(dir);
     verifier.checkpoint(dir)?;
-    for (i, base) in bases.iter().enumerate() {
-        verifier.segment(dir, *base, bases.get(i + 1).copied())?;
+    let live = verifier.live(&bases);
+    verifier.start(dir, live.first().copied());
+    for (i, base) in live.iter().enumerate() {
+        let next = live.get(i + 1).copied();
+        if verifier.segment(dir, *base, next)?.is_break() {
+            break;
+        }
     }
-    verifier.start();
+    verifier.finish(dir);
     Ok(verifier.verified)
 }
 
@@ -128,43 +132,101 @@ impl Verifier<'_> {
         }
     }
 
-    /// A missing one is what a kill before the first checkpoint leaves.
+    /// It was durable before the first record, so a missing one is lost.
     fn checkpoint(&mut self, dir: &Path) -> Result<(), InspectError> {
         let file = dir.join(CHECKPOINT_FILE);
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        let decoded = match fs::read(&file) {
+            Ok(bytes) => Checkpoint::decode(&bytes).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err("it is missing".to_owned()),
             Err(source) => return Err(InspectError::Io { path: file, source }),
         };
-        match Checkpoint::decode(&bytes) {
+        match decoded {
             Ok(checkpoint) => self.checkpoint = Some(checkpoint),
-            Err(e) => self.find(&file, None, true, e.to_string()),
+            Err(what) => self.find(&file, None, true, what),
         }
         Ok(())
     }
 
-    /// All below it is on disk.
-    fn recovery_point(&self) -> Offset {
-        self.checkpoint.as_ref().map_or(Offset::ZERO, |checkpoint| checkpoint.recovery_point.offset)
+    /// Whether what is at `offset` was promised to be on disk. Without a checkpoint nobody knows;
+    /// then what has a segment behind it counts as promised.
+    fn is_durable(&self, offset: Offset, is_last: bool) -> bool {
+        self.checkpoint
+            .as_ref()
+            .map_or(!is_last, |checkpoint| offset < checkpoint.recovery_point.offset)
     }
 
-    /// `next`: where the segment after it begins, which is where this one ends.
+    /// Segments that lie below the log start offset as a whole are deleted, whether or not their
+    /// removal survived: what is in them is nobody's.
+    fn live<'b>(&self, bases: &'b [Offset]) -> &'b [Offset] {
+        let Some(checkpoint) = &self.checkpoint else { return bases };
+        let begins = checkpoint.recovery_point.segment;
+        let end = |at: usize| {
+            let next = bases.get(at + 1).copied();
+            next.or_else(|| Some(begins).filter(|begins| *begins > bases[at]))
+        };
+        let is_dead = |at: &usize| end(*at).is_some_and(|end| end <= checkpoint.log_start);
+        &bases[(0..bases.len()).take_while(is_dead).count()..]
+    }
+
+    /// What is below the log start offset may be gone; what is above it may not.
+    fn start(&mut self, dir: &Path, first: Option<Offset>) {
+        let begins = first.unwrap_or(Offset::ZERO);
+        self.verified.end = begins;
+        let Some(checkpoint) = &self.checkpoint else { return };
+        let from = checkpoint.log_start;
+        self.verified.start = from;
+        if begins > from && self.is_durable(from, first.is_none()) {
+            self.find(dir, Some(from), true, format!("offsets {from} to {begins} are missing"));
+            self.verified.start = begins;
+        }
+    }
+
+    /// All that was durable must be there, also if no segment is left to say so.
+    fn finish(&mut self, dir: &Path) {
+        let end = self.verified.end.max(self.verified.start);
+        self.verified.end = end;
+        let told = self.verified.findings.iter().any(|finding| finding.is_damage);
+        if let Some(checkpoint) = &self.checkpoint
+            && end < checkpoint.recovery_point.offset
+            && !told
+        {
+            let durable = checkpoint.recovery_point.offset;
+            self.find(dir, Some(end), true, format!("offsets {end} to {durable} are missing"));
+        }
+    }
+
+    /// `next`: where the segment after it begins, which is where this one ends. Breaks off where
+    /// recovery would remove what follows.
     fn segment(
         &mut self,
         dir: &Path,
         base: Offset,
         next: Option<Offset>,
-    ) -> Result<(), InspectError> {
+    ) -> Result<ControlFlow<()>, InspectError> {
         let path = segment_file(dir, base);
-        if base > self.verified.end {
-            let what = format!("offsets {} to {base} are missing", self.verified.end);
-            self.find(&path, Some(self.verified.end), true, what);
+        let is_last = next.is_none();
+        let expected = self.verified.end;
+        if base > expected {
+            let is_damage = self.is_durable(expected, is_last);
+            let what = format!("offsets {expected} to {base} are missing before it");
+            self.find(&path, Some(expected), is_damage, what);
+            if !is_damage {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        let mut limit = next;
+        if let Ok(header) = read_header(&path)
+            && let Some(checkpoint) = &self.checkpoint
+            && let Some(cut) = checkpoint.cut_of(base, header.salt)
+        {
+            limit = Some(next.map_or(cut, |next| next.min(cut)));
         }
         let mut starts = Vec::new();
+        self.verified.end = base;
         let scanned = scan_segment(&path, |batch| {
             let offset = Offset::new(batch.header.base_offset).unwrap_or_default();
-            if next.is_some_and(|next| offset >= next) {
-                // A cut: the segment ends where the next begins.
+            if limit.is_some_and(|limit| offset >= limit) {
+                // Behind a cut: no part of the log any more.
                 return ControlFlow::Break(());
             }
             starts.push((offset, batch.position));
@@ -174,8 +236,7 @@ impl Verifier<'_> {
         let end = match scanned {
             Ok(end) => end,
             Err(InspectError::Format { source, .. }) => {
-                self.broken_head(&path, base, next, &source);
-                return Ok(());
+                return Ok(self.broken_head(&path, base, next, &source));
             }
             Err(error) => return Err(error),
         };
@@ -183,19 +244,60 @@ impl Verifier<'_> {
         if of_this.is_some_and(|partition| partition != end.header.partition) {
             self.find(&path, Some(base), true, "it is a segment of another partition".into());
         }
-        let last = starts.last().map_or(base, |_| self.verified.end);
-        self.ending(&path, last, next, &end);
         self.index(dir, base, &end, &starts);
-        self.verified.end = next.unwrap_or(last);
-        Ok(())
+        Ok(self.ending(&path, limit, is_last, &end))
     }
 
-    /// A segment that was being made when the power failed has no header and no records; anywhere
-    /// else a broken header hides records.
-    fn broken_head(&mut self, path: &Path, base: Offset, next: Option<Offset>, why: &FormatError) {
-        let is_damage = next.is_some() || base < self.recovery_point();
+    /// A segment that was being made when the power failed has no header and no records; below the
+    /// recovery point a broken header hides records.
+    fn broken_head(
+        &mut self,
+        path: &Path,
+        base: Offset,
+        next: Option<Offset>,
+        why: &FormatError,
+    ) -> ControlFlow<()> {
+        let is_damage = self.is_durable(base, next.is_none());
         self.find(path, Some(base), is_damage, why.to_string());
         self.verified.end = next.unwrap_or(base);
+        if is_damage { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// Frames that end before they should, and what stands behind the last of all.
+    fn ending(
+        &mut self,
+        path: &Path,
+        limit: Option<Offset>,
+        is_last: bool,
+        found: &SegmentEnd,
+    ) -> ControlFlow<()> {
+        let (end, at) = (self.verified.end, found.position);
+        let fault = found.fault.as_ref();
+        let why = fault.map_or_else(String::new, |fault| format!(": {fault}"));
+        let durable = self.checkpoint.as_ref().map(|checkpoint| checkpoint.recovery_point.offset);
+        let due = if is_last { limit.or(durable) } else { limit };
+        if let Some(due) = due.filter(|due| end < *due) {
+            if self.is_durable(end, is_last) {
+                let what = format!("offsets {end} to {due} are missing at position {at}{why}");
+                self.find(path, Some(end), true, what);
+                self.verified.end = if is_last { end } else { due };
+                return ControlFlow::Continue(());
+            }
+            let what = format!("a torn tail at position {at}{why}; recovery cuts it off");
+            self.find(path, Some(end), false, what);
+            return ControlFlow::Break(());
+        }
+        if limit.is_none() && !matches!(fault, None | Some(FrameFault::Nothing)) {
+            let what = format!("a torn tail at position {at}{why}; recovery cuts it off");
+            self.find(path, Some(end), false, what);
+        } else if limit.is_none()
+            && let Some(stray) = found.stray_at
+        {
+            let what =
+                format!("bytes behind the last batch at position {stray}; nobody reads them");
+            self.find(path, Some(end), false, what);
+        }
+        ControlFlow::Continue(())
     }
 
     fn batch(&mut self, path: &Path, batch: &StoredBatch) {
@@ -216,32 +318,6 @@ impl Verifier<'_> {
                 Ok(_) => self.verified.records += 1,
                 Err(e) => self.find(path, offset, true, e.to_string()),
             }
-        }
-    }
-
-    /// Frames that end before they should, and what stands behind the last of all.
-    fn ending(&mut self, path: &Path, end: Offset, next: Option<Offset>, found: &SegmentEnd) {
-        let fault = found.fault.as_ref();
-        let why = fault.map_or_else(String::new, |fault| format!(": {fault}"));
-        let at = found.position;
-        if let Some(next) = next {
-            if end < next {
-                let what = format!("offsets {end} to {next} are missing at position {at}{why}");
-                self.find(path, Some(end), true, what);
-            }
-            return;
-        }
-        let durable = self.recovery_point();
-        if end < durable {
-            let what = format!("offsets {end} to {durable} are missing at position {at}{why}");
-            self.find(path, Some(end), true, what);
-        } else if !matches!(fault, None | Some(FrameFault::Nothing)) {
-            let what = format!("a torn tail at position {at}{why}; recovery cuts it off");
-            self.find(path, Some(end), false, what);
-        } else if let Some(stray) = found.stray_at {
-            let what =
-                format!("bytes behind the last batch at position {stray}; nobody reads them");
-            self.find(path, Some(end), false, what);
         }
     }
 
@@ -268,17 +344,6 @@ impl Verifier<'_> {
                 return self.find(&path, Some(offset), false, what);
             }
         }
-    }
-
-    /// What is below the log start offset may be gone; what is above it may not.
-    fn start(&mut self) {
-        let Some(checkpoint) = &self.checkpoint else { return };
-        let (from, there) = (checkpoint.log_start, self.verified.start);
-        if there > from {
-            let dir = self.verified.dir.clone();
-            self.find(&dir, Some(from), true, format!("offsets {from} to {there} are missing"));
-        }
-        self.verified.start = there.max(from);
     }
 }
 

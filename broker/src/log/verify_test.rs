@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::log::{
-    checkpoint::LogPoint,
+    checkpoint::{CutMark, LogPoint},
     frame::{FrameCodec, Salt},
     layout::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     segment_header::SegmentHeader,
@@ -75,8 +75,14 @@ impl Partition {
     }
 
     fn checkpoint(&self, recovery_point: i64, log_start: i64) {
+        self.checkpoint_with(recovery_point, log_start, Vec::new());
+    }
+
+    fn checkpoint_with(&self, recovery_point: i64, log_start: i64, cuts: Vec<CutMark>) {
         let checkpoint = Checkpoint {
             recovery_point: LogPoint::start_of_segment(offset(recovery_point)),
+            log_start: offset(log_start),
+            cuts,
             ..Checkpoint::empty_at(offset(log_start))
         };
         fs::write(self.dir.path().join(CHECKPOINT_FILE), checkpoint.encode()).unwrap();
@@ -157,15 +163,22 @@ fn the_same_flip_above_the_recovery_point_is_a_torn_tail() {
 }
 
 #[test]
-fn damage_in_a_sealed_segment_is_damage_wherever_the_recovery_point_is() {
+fn a_gap_below_the_recovery_point_is_damage_and_above_it_cuts_off_what_follows() {
     let partition = Partition::new();
-    partition.checkpoint(0, 0);
     let second = partition.segment(0, &[batch(0, 2, Codec::None), batch(2, 4, Codec::Lz4)])[1];
     partition.flip(0, second + 20);
     let findings = partition.findings();
     assert_only(&findings, "damage @2: offsets 2 to 6 are missing", "checksum");
     // What comes after it is still looked at.
     assert_eq!(partition.verify().records, 2 + 3);
+    partition.checkpoint(2, 0);
+    assert_only(&partition.findings(), "note @2: a torn tail", "checksum");
+    assert_eq!((partition.verify().records, partition.verify().end.get()), (2, 2));
+    // Without a checkpoint nobody knows.
+    fs::remove_file(partition.dir.path().join(CHECKPOINT_FILE)).unwrap();
+    let findings = partition.findings();
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    assert!(findings[0].contains("it is missing") && findings[1].starts_with("damage @2"));
 }
 
 #[test]
@@ -185,6 +198,15 @@ fn missing_and_foreign_segments_are_damage() {
     assert_only(&partition.findings(), "damage @0: offsets 0 to 6 are missing", "");
     partition.checkpoint(9, 6);
     assert_eq!(partition.findings(), Vec::<String>::new(), "retention may have removed it");
+    fs::remove_file(partition.file(6)).unwrap();
+    assert_only(&partition.findings(), "damage @6: offsets 6 to 9 are missing", "");
+    partition.checkpoint(9, 9);
+    assert_eq!(partition.findings(), Vec::<String>::new(), "all of it");
+    assert_eq!((partition.verify().start.get(), partition.verify().end.get()), (9, 9));
+
+    let partition = Partition::new();
+    fs::remove_file(partition.file(0)).unwrap();
+    partition.checkpoint(9, 6);
 
     let other = Partition::new();
     fs::copy(other.file(6), partition.file(6)).unwrap();
@@ -206,6 +228,26 @@ fn a_cut_suffix_is_no_damage_and_not_counted() {
     let verified = partition.verify();
     assert_eq!(verified.findings, []);
     assert_eq!((verified.records, verified.end.get()), (9, 9));
+    // And before anything was appended there: a mark says so.
+    fs::remove_file(partition.file(4)).unwrap();
+    let cut = CutMark { segment: Offset::ZERO, salt: Salt::new(77), end: offset(4) };
+    partition.checkpoint_with(4, 0, vec![cut]);
+    let verified = partition.verify();
+    assert_eq!(verified.findings, []);
+    assert_eq!((verified.records, verified.end.get()), (4, 4));
+    // One for another life of the segment says nothing.
+    partition.checkpoint_with(4, 0, vec![CutMark { salt: Salt::new(1), ..cut }]);
+    assert_eq!(partition.verify().end.get(), 6);
+}
+
+#[test]
+fn segments_below_the_log_start_are_nobodys() {
+    let partition = Partition::new();
+    partition.checkpoint(9, 7);
+    partition.flip(0, SEGMENT_HEADER_BYTES as u64 + 20);
+    let verified = partition.verify();
+    assert_eq!(verified.findings, []);
+    assert_eq!((verified.records, verified.start.get()), (3, 7));
 }
 
 #[test]
@@ -265,7 +307,7 @@ fn broken_small_files_are_damage_and_directories_are_found() {
     fs::create_dir_all(&inside).unwrap();
     fs::write(inside.join(META_FILE), b"?").unwrap();
     for dir in [data.path(), &data.path().join("data"), &inside] {
-        assert_eq!(partition_dirs(dir).unwrap(), [inside.clone()]);
+        assert_eq!(partition_dirs(dir).unwrap(), std::slice::from_ref(&inside));
     }
     assert!(matches!(
         scan_segment(&inside.join("x.log"), |_| ControlFlow::Continue(())),

@@ -55,7 +55,7 @@ pub struct Completed {
     pub appendable: bool,
     /// The recovery point moved here.
     pub recovery_point: Option<Offset>,
-    /// A new log start offset is durable, and what lies below it deleted.
+    /// The log start offset that is durable now: what lies below it never comes back.
     pub log_start: Option<Offset>,
     /// A truncation is done: the log ends here, at a batch boundary at or below what was asked for.
     pub truncated_to: Option<Offset>,

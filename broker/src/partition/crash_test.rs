@@ -80,7 +80,7 @@ impl Run {
             self.settle(&node);
         }
         // Only what was heard before the end counts.
-        while let Ok((tag, outcome)) = node.outcomes.try_recv() {
+        while let Some((tag, outcome)) = node.answered() {
             self.take(tag, outcome);
         }
         for promises in self.partitions.values_mut() {
@@ -97,9 +97,6 @@ impl Run {
                     _ => PowerCut::Random(self.rng.random()),
                 };
                 self.world.power_loss(node, cut);
-                for promises in self.partitions.values_mut() {
-                    promises.forget_after_power_loss();
-                }
             }
         }
     }
@@ -219,13 +216,6 @@ impl Run {
             assert!(again.duplicate, "{last:?} of {key:?}");
             assert_eq!(again.base_offset.get(), last.base);
         }
-    }
-}
-
-impl Promises {
-    /// Of what was acknowledged from memory any suffix may be gone now.
-    fn forget_after_power_loss(&mut self) {
-        // What is gone is found out by the next start; nothing acknowledged as durable may be.
     }
 }
 

@@ -1,12 +1,13 @@
 //! Moving the log start forward: what retention and DeleteRecords come to.
 //!
-//! Readers are told of a new start at once; it is written down, and files go, in the background.
-//! One such work is under way at a time, however many ask: those that come meanwhile share the
-//! next. A DeleteRecords is answered once its start is durable, so that nothing it deleted comes
+//! Readers are told of a new start when its work begins; it is written down, and files go, in the
+//! background. One such work is under way at a time, however many ask: those that come meanwhile
+//! share the next. A DeleteRecords is answered once its start is durable, so that nothing it deleted comes
 //! back with a crash.
 
-use riverrun_proto::{epoch::LeaderEpoch, offset::Offset};
 use std::sync::Arc;
+
+use riverrun_proto::{epoch::LeaderEpoch, offset::Offset};
 use tokio::sync::oneshot;
 
 use super::{
@@ -35,12 +36,12 @@ pub(super) struct Deletions {
 
 impl Partition {
     /// Deletes what lies below `before` (`None`: below the high watermark). Returns the log start
-    /// offset that holds now, durably.
+    /// offset that is durable then, at or past `before`.
     ///
-    /// Cancel safe: dropped, the records go all the same.
+    /// Cancel safe: dropped once it was polled, the records go all the same.
     ///
     /// # Errors
-    /// With [`OffsetsError::StorageFull`], and if the partition closes, the start may have moved for
+    /// Unless the error is definite ([`OffsetsError::is_definite`]) the start may have moved for
     /// readers and not be durable; asking again is harmless.
     pub async fn delete_records(
         self: &Arc<Self>,
@@ -51,7 +52,7 @@ impl Partition {
         let (answer, answered) = oneshot::channel();
         self.change(|state, effects| match state.deletable(before) {
             Ok(to) if to <= state.deletions.durable => {
-                effects.deletions.push((answer, Ok(state.log.log_start_offset())));
+                effects.deletions.push((answer, Ok(state.deletions.durable)));
             }
             Ok(to) => {
                 state.deletions.waiting.push((to, answer));
@@ -137,9 +138,8 @@ impl State {
                 let deletions = &mut self.deletions;
                 deletions.durable = start.map_or(deletions.durable, |s| s.max(deletions.durable));
                 let durable = deletions.durable;
-                let start = self.log.log_start_offset();
                 for (_, answer) in deletions.waiting.extract_if(.., |(to, _)| *to <= durable) {
-                    effects.deletions.push((answer, Ok(start)));
+                    effects.deletions.push((answer, Ok(durable)));
                 }
             }
             Err(error) if error.is_storage_full() => {

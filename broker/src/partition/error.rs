@@ -74,12 +74,23 @@ pub enum OffsetsError {
     /// A new leader does not know yet what the one before it had committed.
     #[error("the high watermark of this leader epoch is not known yet; try again")]
     NotAvailable,
-    /// The disk is full, and the new log start could not be written down. It holds for readers; it
-    /// is written, and what lies below removed, as soon as there is room.
+    /// The disk is full, and the new log start could not be written down. It is as soon as there is
+    /// room, and what lies below removed, without anybody asking again.
     #[error(
-        "the disk is full: records below the new start are hidden, and removed once there is room"
+        "the disk is full: the records are deleted once there is room for writing that down; \
+         free space"
     )]
     StorageFull,
+}
+
+impl OffsetsError {
+    /// Of a deletion: nothing was deleted, and nothing will be later.
+    pub fn is_definite(&self) -> bool {
+        !matches!(
+            self,
+            Self::StorageFull | Self::Fetch(FetchError::Closing | FetchError::StorageFailed { .. })
+        )
+    }
 }
 
 /// Why a partition was not closed in order. The next start reads its log anew.

@@ -148,7 +148,7 @@ fn raised_durability_acknowledges_nothing_that_is_only_in_memory() {
     assert_eq!(harness.readable(0), [0, 1, 2], "readers keep what they have seen");
     harness.send(1, sequenced(7, 0, 0, 3));
     harness.send(2, sequenced(7, 0, 3, 1));
-    assert!(harness.outcomes.try_recv().is_err(), "neither the retry nor the new one");
+    assert!(harness.is_silent(), "neither the retry nor the new one");
     drop(gate);
     for (tag, duplicate) in [(1, true), (2, false)] {
         let (answered, outcome) = harness.outcome();
@@ -217,6 +217,37 @@ fn a_closed_write_gate_refuses_and_loses_nothing() {
 fn replicas_that_fall_away_leave_the_outcome_open_at_once() {
     let harness = Harness::new(Setup::default());
     let other = BrokerId(9);
+    let registered = |epoch, isr: &[BrokerId], min_isr| {
+        harness.partition.register(Registration {
+            leader: Some(ME),
+            leader_epoch: epoch_of(1),
+            partition_epoch: PartitionEpoch::new(epoch).unwrap(),
+            replicas: vec![ME, other],
+            isr: isr.to_vec(),
+            min_isr,
+        });
+    };
+    // The log has its first segment then: what comes next is appended, not parked.
+    registered(1, &[ME], 1);
+    harness.send(0, batch(1, 10));
+    harness.offsets(0);
+    registered(2, &[ME, other], 2);
+    harness.send(1, batch(1, 10));
+    assert_eq!(harness.partition.offsets().log_end, at(2));
+    assert!(harness.is_silent(), "the other one has not got it");
+    registered(3, &[ME], 2);
+    let error = harness.refusal();
+    assert_eq!(error, ProduceError::NotEnoughReplicasAfterAppend { isr: 1, min_isr: 2 });
+    assert!(!error.is_definite(), "it is in the log and may commit");
+    harness.send(2, batch(1, 10));
+    assert!(harness.refusal().is_definite());
+    assert_eq!(harness.partition.offsets().log_end, at(2));
+}
+
+#[test]
+fn a_parked_batch_is_refused_for_good_when_replicas_fall_away() {
+    let harness = Harness::new(Setup::default());
+    let other = BrokerId(9);
     let registered = |epoch, isr: &[BrokerId]| {
         harness.partition.register(Registration {
             leader: Some(ME),
@@ -228,14 +259,14 @@ fn replicas_that_fall_away_leave_the_outcome_open_at_once() {
         });
     };
     registered(1, &[ME, other]);
+    let gate = harness.hold_work();
     harness.send(0, batch(1, 10));
-    assert!(harness.outcomes.try_recv().is_err(), "the other one has not got it");
+    assert_eq!(harness.partition.waiting(), (0, 1), "there is no segment yet");
     registered(2, &[ME]);
+    drop(gate);
     let error = harness.refusal();
-    assert_eq!(error, ProduceError::NotEnoughReplicasAfterAppend { isr: 1, min_isr: 2 });
-    assert!(!error.is_definite(), "it is in the log and may commit");
-    harness.send(1, batch(1, 10));
-    assert!(harness.refusal().is_definite());
+    assert_eq!(error, ProduceError::NotEnoughReplicas { isr: 1, min_isr: 2 });
+    assert_eq!(harness.partition.offsets().log_end, at(0));
 }
 
 #[tokio::test]

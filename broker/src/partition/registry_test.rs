@@ -106,8 +106,8 @@ fn a_topic_is_deleted_under_produces_reads_and_deletions() {
         node.write(&partition, batch(1, 2000));
     }
     let over = std::sync::atomic::AtomicBool::new(false);
+    let running = || !over.load(std::sync::atomic::Ordering::SeqCst);
     std::thread::scope(|scope| {
-        let running = || !over.load(std::sync::atomic::Ordering::SeqCst);
         scope.spawn(|| {
             let mut tag = 0;
             while running() {

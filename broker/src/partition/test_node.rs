@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use riverrun_proto::{
     ids::{BrokerId, PartitionIndex, TopicPartition},
     record::RecordBatch,
@@ -55,7 +56,7 @@ pub(super) struct Node {
     pub(super) pool: IoPool,
     pub(super) failure: Failure,
     sink: Arc<Sink>,
-    pub(super) outcomes: mpsc::Receiver<(u64, Result<Produced, ProduceError>)>,
+    outcomes: Mutex<mpsc::Receiver<(u64, Result<Produced, ProduceError>)>>,
 }
 
 #[derive(Debug)]
@@ -154,7 +155,14 @@ impl World {
         };
         let (registry, report) = Registry::open(env, &self.image, clean).unwrap();
         let (sender, outcomes) = mpsc::sync_channel(10_000);
-        Node { registry, report, pool, failure, sink: Arc::new(Sink(sender)), outcomes }
+        Node {
+            registry,
+            report,
+            pool,
+            failure,
+            sink: Arc::new(Sink(sender)),
+            outcomes: Mutex::new(outcomes),
+        }
     }
 
     /// The process dies.
@@ -193,7 +201,12 @@ impl Node {
     }
 
     pub(super) fn outcome(&self) -> (u64, Result<Produced, ProduceError>) {
-        self.outcomes.recv_timeout(PATIENCE).expect("an answer")
+        self.outcomes.lock().recv_timeout(PATIENCE).expect("an answer")
+    }
+
+    /// An answer that has come already.
+    pub(super) fn answered(&self) -> Option<(u64, Result<Produced, ProduceError>)> {
+        self.outcomes.lock().try_recv().ok()
     }
 
     /// Writes one batch and waits for its ack.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use riverrun_proto::{
     epoch::{LeaderEpoch, PartitionEpoch},
     ids::{BrokerId, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition},
@@ -45,7 +46,7 @@ pub(super) struct Harness {
     pub(super) pool: IoPool,
     pub(super) partition: Arc<Partition>,
     pub(super) sink: Arc<Outcomes>,
-    pub(super) outcomes: mpsc::Receiver<(u64, Result<Produced, ProduceError>)>,
+    outcomes: Mutex<mpsc::Receiver<(u64, Result<Produced, ProduceError>)>>,
 }
 
 pub(super) struct Setup {
@@ -120,7 +121,14 @@ impl Harness {
             replica,
         );
         let (sender, outcomes) = mpsc::sync_channel(10_000);
-        Self { disk, clock, pool, partition, sink: Arc::new(Outcomes(sender)), outcomes }
+        Self {
+            disk,
+            clock,
+            pool,
+            partition,
+            sink: Arc::new(Outcomes(sender)),
+            outcomes: Mutex::new(outcomes),
+        }
     }
 
     pub(super) fn leading(setup: Setup) -> Self {
@@ -169,7 +177,17 @@ impl Harness {
     }
 
     pub(super) fn outcome(&self) -> (u64, Result<Produced, ProduceError>) {
-        self.outcomes.recv_timeout(PATIENCE).expect("an answer")
+        self.outcomes.lock().recv_timeout(PATIENCE).expect("an answer")
+    }
+
+    /// No answer has come.
+    pub(super) fn is_silent(&self) -> bool {
+        self.answered().is_none()
+    }
+
+    /// An answer that has come already.
+    pub(super) fn answered(&self) -> Option<(u64, Result<Produced, ProduceError>)> {
+        self.outcomes.lock().try_recv().ok()
     }
 
     pub(super) fn offsets(&self, tag: u64) -> (i64, i64) {

@@ -171,11 +171,13 @@ impl Admin {
     ) -> Result<v1::DeleteRecordsResponse, Failure> {
         let core = &self.0;
         core.check_partition_count(request.partitions.len(), "partitions")?;
+        let asked_time = convert::duration(request.timeout.as_ref(), "timeout")?;
+        let time = asked_time.map_or(time, |asked| asked.min(time));
         // All at once: each waits for its own partition's disk.
         let all = request.partitions.into_iter().map(async |asked| {
             let deleted = timeout(time, self.delete_before(&asked)).await.unwrap_or_else(|_| {
-                let message =
-                    "the new log start was not written down in time; it holds for readers";
+                let message = "the new log start was not written down in time; it will be, but \
+                               until then a kill of the broker may bring the records back";
                 Err(Failure::timed_out(message).indefinite())
             });
             let outcome = match deleted {
@@ -201,8 +203,11 @@ impl Admin {
                 Failure::new(Reason::OffsetOutOfRange, message).at_field("before_offset")
             })?),
         };
-        let deleted = partition.delete_records(before, None).await;
-        deleted.map_err(|error| self.0.catalog.refine(error.into(), partition.id().topic))
+        partition.delete_records(before, None).await.map_err(|error| {
+            let (is_definite, failure) = (error.is_definite(), Failure::from(error));
+            let failure = if is_definite { failure } else { failure.indefinite() };
+            self.0.catalog.refine(failure, partition.id().topic)
+        })
     }
 
     fn configs(&self, topic: &Topic) -> Vec<v1::ConfigEntry> {

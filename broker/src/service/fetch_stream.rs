@@ -69,6 +69,8 @@ struct Opened {
     max_wait: Duration,
     packed: Vec<v1::PartitionData>,
     packed_bytes: usize,
+    /// Did not fit into the message any more and begins the next; paid for.
+    left_over: Option<Piece>,
     /// What is packed must not wait for more.
     push_now: bool,
     /// Runs while there is something packed, but less than `min_bytes`.
@@ -197,6 +199,7 @@ impl Opened {
             max_wait: max_wait.min(limits.fetch_wait_max),
             packed: Vec::new(),
             packed_bytes: 0,
+            left_over: None,
             push_now: false,
             gathering: None,
         })
@@ -237,19 +240,32 @@ impl Opened {
     /// Puts a piece into the message, and whatever else is there without waiting.
     fn pack(&mut self, piece: Piece) {
         let mut next = Some(piece);
-        while let Some(piece) = next {
-            // What carries no records is news: an end reached, an error.
-            self.push_now |= piece.bytes == 0;
+        while let Some(piece) = next.take() {
             self.credit.spend(piece.bytes);
-            self.packed_bytes += piece.bytes;
-            self.packed.push(piece.data);
+            // One batch may exceed the message, but only alone: most gRPC clients take no larger
+            // message than they asked for.
+            if !self.packed.is_empty() && self.packed_bytes + piece.bytes > self.message_bytes_max {
+                self.left_over = Some(piece);
+                self.push_now = true;
+                return;
+            }
+            self.add(piece);
             let more = self.packed_bytes < PACK_TARGET_BYTES.min(self.message_bytes_max)
                 && self.credit.is_open();
-            next = if more { self.subscriptions.try_next(self.piece_bytes()) } else { None };
+            if more {
+                next = self.subscriptions.try_next(self.piece_bytes());
+            }
         }
         if self.gathering.is_none() && !self.is_due() {
             self.gathering = Some(Box::pin(sleep(self.max_wait)));
         }
+    }
+
+    fn add(&mut self, piece: Piece) {
+        // What carries no records is news: an end reached, an error.
+        self.push_now |= piece.bytes == 0;
+        self.packed_bytes += piece.bytes;
+        self.packed.push(piece.data);
     }
 
     fn is_due(&self) -> bool {
@@ -268,6 +284,11 @@ impl Opened {
         self.gathering = None;
         let bytes = std::mem::take(&mut self.packed_bytes);
         let items = std::mem::take(&mut self.packed);
+        if let Some(piece) = self.left_over.take() {
+            // Answers to updates come after it, so it does not wait.
+            self.push_now = true;
+            self.add(piece);
+        }
         Some((Response::Data(v1::PartitionDataList { items }), bytes))
     }
 

@@ -325,6 +325,28 @@ async fn small_pieces_are_packed() {
     assert_eq!(client.data().await.len(), 8);
 }
 
+/// However much a client would take, a message stays within the broker's limit, but for one batch.
+#[tokio::test]
+async fn messages_stay_within_the_brokers_limit() {
+    let broker = Broker::with(|setup| setup.limits.response_bytes_max = 1000).await;
+    let topic = broker.topic("orders", 1).await;
+    let value = "x".repeat(300);
+    broker.write(topic, 0, &[value.as_str(); 10]).await;
+    let size = batch(&[&value]).len();
+    let asked = v1::FetchStreamOpen {
+        max_response_bytes: 1 << 30,
+        ..open(vec![from_offset(by_id(topic, 0), 0)])
+    };
+    let mut client = Client::open(&broker, asked).await;
+    let mut seen = 0;
+    while seen < 10 {
+        let data = client.data().await;
+        let bytes: u64 = data.iter().map(|item| item.credit_bytes).sum();
+        assert!(bytes <= (1000 / size * size) as u64, "{bytes} bytes in one message");
+        seen += data.iter().map(|item| values_of(item).len()).sum::<usize>();
+    }
+}
+
 #[tokio::test]
 async fn gathering_waits_for_more_but_not_longer_than_asked() {
     let broker = Broker::start().await;

@@ -7,6 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use prost::Message;
 use riverrun_proto::{limits::PACK_TARGET_BYTES, rpc::v1};
 use tokio::time::{sleep, timeout};
 
@@ -39,9 +40,12 @@ pub(super) async fn fetch(
     }
     convert::isolation(request.isolation)?;
     let format = convert::read_format(request.format)?;
+    // What surrounds the batches counts as well: ten thousand long names are no small thing.
+    let around: usize = request.partitions.iter().map(answer_envelope_bytes).sum();
+    let room = limits.response_bytes_max.saturating_sub(around).max(1);
     let max_bytes = match request.max_bytes as usize {
-        0 => limits.response_bytes_max,
-        bytes => bytes.min(limits.response_bytes_max),
+        0 => room,
+        bytes => bytes.min(room),
     };
     let asked = convert::duration(request.max_wait.as_ref(), "max_wait")?;
     let max_wait = asked.unwrap_or(limits.fetch_wait).min(limits.fetch_wait_max).min(time);
@@ -55,6 +59,7 @@ pub(super) async fn fetch(
         untold: 0,
         min_bytes: (request.min_bytes as usize).clamp(1, max_bytes),
         max_bytes,
+        full: false,
         due: false,
     };
     for wire in &request.partitions {
@@ -75,6 +80,11 @@ pub(super) async fn fetch(
     Ok((v1::FetchResponse { partitions }, permit))
 }
 
+/// Offsets and flags of one partition's answer, and its name as the request had it.
+fn answer_envelope_bytes(asked: &v1::PartitionFrom) -> usize {
+    64 + asked.partition.as_ref().map_or(0, Message::encoded_len)
+}
+
 struct Poll {
     subscriptions: Subscriptions,
     /// One per partition asked for, in order.
@@ -85,6 +95,8 @@ struct Poll {
     untold: usize,
     min_bytes: usize,
     max_bytes: usize,
+    /// What was read last did not fit.
+    full: bool,
     /// There is something the client has to hear of at once.
     due: bool,
 }
@@ -166,17 +178,31 @@ impl Poll {
             self.untold -= 1;
         }
         self.due |= piece.stopped;
-        self.bytes += piece.bytes;
-        answer.bytes += piece.bytes;
-        let full = answer.bytes >= answer.bytes_max;
-        merge(&mut answer.data, piece.data);
-        if full {
-            self.subscriptions.remove_token(piece.token);
+        // One batch comes whole, but only alone: most gRPC clients take no larger answer than they
+        // asked for. What does not fit is left for the next fetch.
+        let too_much_here = answer.bytes > 0 && answer.bytes + piece.bytes > answer.bytes_max;
+        let too_much = self.bytes > 0 && self.bytes + piece.bytes > self.max_bytes;
+        self.full |= too_much;
+        let token = piece.token;
+        let piece = match too_much || too_much_here {
+            true if answer.bytes > 0 => None,
+            true => Some(piece.without_payload()),
+            false => Some(piece),
+        };
+        if let Some(piece) = piece {
+            self.bytes += piece.bytes;
+            answer.bytes += piece.bytes;
+            merge(&mut answer.data, piece.data);
+        } else {
+            answer.data.caught_up = false;
+        }
+        if too_much_here || answer.bytes >= answer.bytes_max {
+            self.subscriptions.remove_token(token);
         }
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= self.max_bytes
+        self.full || self.bytes >= self.max_bytes
     }
 
     fn piece_bytes(&self) -> usize {

@@ -142,6 +142,31 @@ async fn limits_on_bytes_hold_but_for_one_batch() {
     assert_eq!(batches_of(&fetch(&broker, asked).await[0]), ["a"], "the request's limit");
 }
 
+/// Most gRPC clients refuse a message that is larger than they were set to take: only a single batch
+/// may exceed what was asked for.
+#[tokio::test]
+async fn two_batches_never_exceed_what_was_asked_for() {
+    let broker = Broker::start().await;
+    let topic = broker.topic("orders", 2).await;
+    let value = "x".repeat(300);
+    broker.write(topic, 0, &[value.as_str(); 5]).await;
+    broker.write(topic, 1, &[value.as_str()]).await;
+    let size = batch(&[&value]).len() as u32;
+    let both = vec![from_offset(by_id(topic, 0), 0), from_offset(by_id(topic, 1), 0)];
+    let asked = v1::FetchRequest { max_bytes: 2 * size + 10, ..request(both) };
+    let data = fetch(&broker, asked).await;
+    let bytes: u64 = data.iter().map(|item| item.credit_bytes).sum();
+    assert_eq!(bytes, u64::from(2 * size));
+    for item in &data {
+        let read = batches_of(item).len() as i64;
+        assert_eq!(item.next_offset, Some(read), "what was left out is not skipped");
+    }
+    let limited = v1::PartitionFrom { max_bytes: size + 10, ..from_offset(by_id(topic, 0), 0) };
+    let data = fetch(&broker, request(vec![limited])).await;
+    assert_eq!(batches_of(&data[0]).len(), 1);
+    assert!(!data[0].caught_up);
+}
+
 #[tokio::test]
 async fn a_partitions_error_leaves_the_others_alone() {
     let broker = Broker::start().await;
@@ -253,6 +278,17 @@ async fn past_the_number_of_waiters_a_fetch_does_not_wait() {
     let data = fetch(&broker, asked).await;
     assert_eq!(batches_of(&data[0]), [""; 0]);
     assert!(broker.metric("riverrun_bound_hits_total{bound=\"fetch.waiters.max\"}") >= 1.0);
+}
+
+#[tokio::test]
+async fn no_client_makes_a_fetch_wait_longer_than_the_operator_allows() {
+    let broker = Broker::with(|setup| setup.limits.fetch_wait_max = Duration::from_millis(5)).await;
+    let topic = broker.topic("orders", 1).await;
+    let asked = v1::FetchRequest {
+        max_wait: wait(PATIENCE * 2),
+        ..request(vec![from_offset(by_id(topic, 0), 0)])
+    };
+    assert_eq!(batches_of(&fetch(&broker, asked).await[0]), [""; 0]);
 }
 
 /// Cold reads go through the pool; the answer waits for them whatever the wait.

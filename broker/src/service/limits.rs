@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn the_defaults_fit_each_other() {
         let limits = Limits::new(&Config::default(), ByteSize::mib(512));
-        assert_eq!(limits.admission_bytes, 256 << 20);
+        assert_eq!(limits.admission_bytes, ByteSize::mib(512).percent(40).as_usize());
         assert_eq!(limits.fetch_memory_bytes, 128 << 20);
         assert_eq!(limits.response_bytes_max, DEFAULT_RESPONSE_BYTES_MAX);
         assert!(limits.stream_in_flight_bytes < http2::CONNECTION_WINDOW_BYTES as usize);

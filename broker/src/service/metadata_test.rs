@@ -157,3 +157,23 @@ async fn places_become_offsets() {
     };
     assert_eq!(error.reason, "UNKNOWN_TOPIC_OR_PARTITION");
 }
+
+#[tokio::test]
+async fn a_request_names_so_many_partitions_at_most() {
+    let broker = Broker::with(|setup| setup.limits.partitions_per_request_max = 2).await;
+    let topic = broker.topic("orders", 3).await;
+    let query = |partition| v1::OffsetQuery {
+        partition: Some(by_id(topic, partition)),
+        at: Some(v1::offset_query::At::Edge(v1::Edge::Latest.into())),
+        leader_epoch: None,
+    };
+    let request = v1::ListOffsetsRequest { queries: (0..3).map(query).collect() };
+    assert_eq!(reason_of(broker.metadata().list_offsets(request).await), "INVALID_REQUEST");
+    let delete = |partition| v1::DeleteRecordsBefore {
+        partition: Some(by_id(topic, partition)),
+        before_offset: None,
+    };
+    let request =
+        v1::DeleteRecordsRequest { partitions: (0..3).map(delete).collect(), ..Default::default() };
+    assert_eq!(reason_of(broker.admin().delete_records(request).await), "INVALID_REQUEST");
+}

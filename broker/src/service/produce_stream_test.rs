@@ -348,6 +348,30 @@ async fn past_the_window_the_broker_stops_reading() {
     until(|| used() == 0.0).await;
 }
 
+/// Tiny batches run into the number of batches long before the bytes.
+#[tokio::test]
+async fn past_so_many_batches_the_broker_stops_reading() {
+    let broker = Broker::with(|setup| {
+        setup.io_threads = 1;
+        setup.limits.stream_in_flight_batches = 10;
+    })
+    .await;
+    let topic = broker.topic("orders", 1).await;
+    broker.write(topic, 0, &["warm"]).await;
+    let gate = broker.hold_log_work(1).await;
+    let mut client = Client::open(&broker).await;
+    for id in 0..50 {
+        client.send(vec![append(id, topic, 0, batch(&["a"]))]);
+    }
+    let stalls = "riverrun_bound_hits_total{bound=\"produce.stream.in.flight.bytes\"}";
+    until(|| broker.metric(stalls) >= 1.0).await;
+    assert_eq!(broker.partition(topic, 0).offsets().log_end.get(), 11);
+    drop(gate);
+    for id in 0..50 {
+        assert_eq!(client.ack().await.correlation_id, id);
+    }
+}
+
 /// A client within its window keeps the other partitions going while one is blocked.
 #[tokio::test]
 async fn a_blocked_partition_does_not_hold_up_the_others() {

@@ -19,7 +19,7 @@ use futures::{
     future::BoxFuture,
     stream::{FuturesUnordered, StreamExt},
 };
-use riverrun_proto::{epoch::LeaderEpoch, ids::TopicPartition, rpc::v1};
+use riverrun_proto::{epoch::LeaderEpoch, ids::TopicPartition, offset::Offset, rpc::v1};
 
 use super::{
     convert::{Format, ReadPlace, Start, TopicRef, wire_partition},
@@ -111,8 +111,30 @@ pub(super) struct Piece {
     pub(super) data: v1::PartitionData,
     /// Bytes of the payload; 0 for an error.
     pub(super) bytes: usize,
+    /// Where the payload begins; `None` for an error.
+    pub(super) from: Option<Offset>,
     /// The partition gave an error or diverges: it is not read on until it is set anew.
     pub(super) stopped: bool,
+}
+
+// === impl Piece ===
+
+impl Piece {
+    /// The same without what was read, as if it had not been: the place and what is known of the
+    /// partition.
+    pub(super) fn without_payload(mut self) -> Self {
+        use v1::partition_data::Outcome;
+        match &mut self.data.outcome {
+            Some(Outcome::Batches(batches)) => batches.batches.clear(),
+            Some(Outcome::Records(records)) => records.records.clear(),
+            _ => return self,
+        }
+        self.data.next_offset = self.from.map(Offset::get);
+        self.data.caught_up = false;
+        self.data.credit_bytes = 0;
+        self.bytes = 0;
+        self
+    }
 }
 
 // === impl Subscriptions ===
@@ -327,6 +349,7 @@ impl Subscriptions {
                 (!silent).then(|| Piece {
                     token,
                     bytes: data.bytes,
+                    from: Some(data.from),
                     data: data.into_wire(partition),
                     stopped: false,
                 })
@@ -334,7 +357,7 @@ impl Subscriptions {
             Err(stop) => {
                 self.remove_token(token);
                 let data = stop.into_wire(partition, &self.catalog);
-                Some(Piece { token, data, bytes: 0, stopped: true })
+                Some(Piece { token, data, bytes: 0, from: None, stopped: true })
             }
         }
     }

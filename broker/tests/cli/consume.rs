@@ -108,3 +108,31 @@ fn a_closed_pipe_ends_it_quietly() {
         assert!(!stderr.contains("error") && !stderr.contains("panic"), "{stderr}");
     }
 }
+
+#[test]
+fn a_broker_that_goes_away_is_told_and_waited_for() {
+    let broker = broker();
+    let args = ["consume", "t", "-o", "-1", "-p", "0", "--timeout", "1s"];
+    let (mut following, _stdin) = broker.start_command(&args);
+    following.stdout_line("p0-9");
+    let broker = broker.restart(|| {
+        following.stderr_line("cannot be reached; waiting for it");
+    });
+    following.stderr_line("the broker is back");
+    broker.with(&["produce", "t", "-p", "0"], "after\n").expect(0);
+    assert_eq!(following.stdout_line("after"), "after\n");
+    following.interrupt();
+    following.wait().expect(0).says(&["2 records,"]);
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_4() {
+    let broker = broker();
+    broker.pause();
+    for command in [&["topic", "list"][..], &["consume", "t", "-e"], &["consume", "t"]] {
+        let args = [command, &["--timeout", "300ms"]].concat();
+        broker.riverrun(&args).expect(4).says(&["is the broker up?"]);
+    }
+    broker.resume();
+    broker.riverrun(&["consume", "t", "-e"]).expect(0).says(&["20 records"]);
+}

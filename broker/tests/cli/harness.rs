@@ -155,9 +155,13 @@ impl Running {
 
     /// Ctrl-C.
     pub(crate) fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id");
         let pid = Pid::from_raw(pid).expect("not zero");
-        kill_process(pid, Signal::INT).expect("it runs");
+        kill_process(pid, signal).expect("it runs");
     }
 
     /// Waits for its end.
@@ -238,7 +242,12 @@ impl Broker {
 
     /// `riverrun dev` on free ports.
     pub(crate) fn run(dir: &Path) -> Running {
-        let free = ["network.grpc.listen=127.0.0.1:0", "network.http.listen=127.0.0.1:0"];
+        Self::run_at(dir, "127.0.0.1:0")
+    }
+
+    fn run_at(dir: &Path, grpc: &str) -> Running {
+        let grpc = format!("network.grpc.listen={grpc}");
+        let free = [grpc.as_str(), "network.http.listen=127.0.0.1:0"];
         let dir = dir.to_str().expect("UTF-8");
         start(&["dev", "--data-dir", dir, "--set", free[0], "--set", free[1]], None).0
     }
@@ -262,6 +271,27 @@ impl Broker {
     /// Starts a command against it.
     pub(crate) fn start_command(&self, args: &[&str]) -> (Running, ChildStdin) {
         start(args, Some(self.address()))
+    }
+
+    /// Stops it in order, does something meanwhile, and starts it again where it was.
+    pub(crate) fn restart(self, meanwhile: impl FnOnce()) -> Self {
+        let address = self.address.clone();
+        let (dir, ended) = self.stop();
+        ended.expect(0);
+        meanwhile();
+        let mut running = Self::run_at(dir.path(), &address);
+        running.stderr_line("gRPC");
+        Self { address, running, dir }
+    }
+
+    /// SIGSTOP: it is there and does not answer.
+    pub(crate) fn pause(&self) {
+        self.running.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.running.signal(Signal::CONT);
     }
 
     /// Stops it in order and gives its directory and what it said.

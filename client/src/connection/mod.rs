@@ -155,3 +155,20 @@ impl fmt::Debug for Connections {
         f.debug_struct("Connections").field("client_id", &self.client_id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_shared_and_bounded() {
+        let connections = Connections::new(&ClientConfig::default(), Box::new(Tcp));
+        let at = |port: u16| Address::new("localhost", port).unwrap();
+        for port in 1..=2_000 {
+            connections.channel(&at(port), Use::Data).unwrap();
+            connections.channel(&at(port), Use::Data).unwrap();
+            connections.channel(&at(port), Use::Control).unwrap();
+            assert!(connections.channels.lock().len() <= CHANNELS_MAX);
+        }
+    }
+}

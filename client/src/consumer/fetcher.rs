@@ -7,29 +7,26 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use futures::{
     FutureExt, StreamExt,
     future::BoxFuture,
-    stream::{self, BoxStream, FuturesUnordered, SelectAll},
+    stream::{BoxStream, FuturesUnordered, SelectAll},
 };
 use riverrun_proto::{ids::BrokerId, reason::Reason};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    batch,
-    lane::{self, Key, Lane, Lanes, Link, OpenLink, Sent, Wanted},
+    lane::{self, Key, Lane, Lanes, Link, Wanted},
     partition,
-    shared::{Cell, Debt, Item, Shared, What},
+    shared::{Cell, Shared},
 };
 use crate::{
     admin::ListedOffset,
     client::Client,
     clock::{self, Instant},
-    connection::{FetchEvent, FetchFrom, FetchLink, FetchOutcome, FetchSetup, FetchedPartition},
-    error::{Error, ErrorKind, Result},
+    connection::{FetchEvent, FetchFrom, FetchLink, FetchSetup},
+    error::{Error, Result},
     metadata::Freshness,
     retry,
     topic::{Position, Topic, TopicPartition},
@@ -37,17 +34,21 @@ use crate::{
 
 /// See the module.
 pub(super) struct Fetcher {
-    shared: Arc<Shared>,
-    client: Client,
+    pub(super) shared: Arc<Shared>,
+    pub(super) client: Client,
     /// Topics of which all partitions are read.
     whole_topics: HashSet<Arc<str>>,
     topics: HashMap<Arc<str>, Known>,
     /// Leaders that were told by hint, and of which epoch.
-    hints: HashMap<Key, (BrokerId, i32)>,
-    lanes: Lanes,
-    events: SelectAll<BoxStream<'static, LinkNews>>,
+    pub(super) hints: HashMap<Key, (BrokerId, i32)>,
+    pub(super) lanes: Lanes,
+    pub(super) events: SelectAll<BoxStream<'static, LinkNews>>,
     tasks: FuturesUnordered<BoxFuture<'static, TaskDone>>,
     next_refresh: Instant,
+    /// Credit of each lane.
+    pub(super) window: u64,
+    /// What is wanted may differ from what was told.
+    pub(super) stale: bool,
     /// When something that only waits for time is due.
     next_due: Option<Instant>,
 }
@@ -61,9 +62,9 @@ struct Known {
 }
 
 /// News of a stream: of which lane and incarnation; `None`: it ended.
-type LinkNews = (BrokerId, u64, Option<Result<FetchEvent>>);
+pub(super) type LinkNews = (BrokerId, u64, Option<Result<FetchEvent>>);
 
-type OpenedStream = (FetchLink, BoxStream<'static, Result<FetchEvent>>);
+pub(super) type OpenedStream = (FetchLink, BoxStream<'static, Result<FetchEvent>>);
 
 /// Partitions whose place is asked for, and their versions then.
 type Asked = Vec<(Arc<Cell>, u64)>;
@@ -88,6 +89,8 @@ impl Fetcher {
             lanes: HashMap::new(),
             events: SelectAll::new(),
             tasks: FuturesUnordered::new(),
+            window: 0,
+            stale: true,
             next_due: None,
         }
     }
@@ -95,13 +98,22 @@ impl Fetcher {
     /// Runs until the consumer is closed.
     pub(super) async fn run(mut self) {
         while !self.shared.is_closed() {
-            self.reconcile();
+            if std::mem::take(&mut self.stale) {
+                self.reconcile();
+            }
             let due = self.next_due.map_or(self.next_refresh, |due| due.min(self.next_refresh));
             tokio::select! {
-                () = self.shared.changed() => {}
+                () = self.shared.changed() => self.stale = true,
+                // Batches, the many, change nothing but the credit.
                 Some(news) = self.events.next(), if !self.events.is_empty() => self.on_link(news),
-                Some(done) = self.tasks.next(), if !self.tasks.is_empty() => self.on_task(done),
-                () = tokio::time::sleep_until(due) => self.on_time(),
+                Some(done) = self.tasks.next(), if !self.tasks.is_empty() => {
+                    self.stale = true;
+                    self.on_task(done);
+                }
+                () = tokio::time::sleep_until(due) => {
+                    self.stale = true;
+                    self.on_time();
+                }
             }
         }
     }
@@ -138,10 +150,10 @@ impl Fetcher {
         for broker in wanted.keys() {
             self.lanes.entry(BrokerId(*broker)).or_insert_with(Lane::new);
         }
-        let window = lane::window(self.shared.config.prefetch_bytes, wanted.len());
+        self.window = lane::window(self.shared.config.prefetch_bytes, wanted.len());
         let brokers: Vec<BrokerId> = self.lanes.keys().copied().collect();
         for broker in brokers {
-            self.tell(broker, wanted.remove(&broker.0).unwrap_or_default(), window, now);
+            self.tell(broker, wanted.remove(&broker.0).unwrap_or_default(), now);
         }
     }
 
@@ -199,7 +211,8 @@ impl Fetcher {
         Some((leader, Wanted { cell: Arc::clone(cell), version, attempt, from }))
     }
 
-    fn tell(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, window: u64, now: Instant) {
+    fn tell(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, now: Instant) {
+        let window = self.window;
         let account = self.shared.account(broker, window);
         let silence = self.shared.config.silence_timeout;
         let Some(lane) = self.lanes.get_mut(&broker) else { return };
@@ -229,7 +242,7 @@ impl Fetcher {
 
     // --- things asked for ---
 
-    fn look_up(&mut self, name: &Arc<str>, freshness: Freshness) {
+    pub(super) fn look_up(&mut self, name: &Arc<str>, freshness: Freshness) {
         let known = self.topics.entry(Arc::clone(name)).or_default();
         if std::mem::replace(&mut known.under_way, true) {
             return;
@@ -360,188 +373,6 @@ impl Fetcher {
         });
         if let Some(error) = failed {
             self.fail(cell, error);
-        }
-    }
-
-    // --- news of links ---
-
-    fn on_opened(&mut self, broker: BrokerId, opened: Result<OpenedStream>) {
-        let now = clock::now();
-        let Some(lane) = self.lanes.get_mut(&broker) else { return };
-        let Link::Opening { sent, credit } = &mut lane.link else { return };
-        match opened {
-            Ok((link, events)) => {
-                let (sent, credit) = (std::mem::take(sent), *credit);
-                lane.incarnation += 1;
-                let (incarnation, until) = (lane.incarnation, CancellationToken::new());
-                let guard = until.clone().drop_guard();
-                lane.link = Link::Open(OpenLink::new(link, guard, sent, credit, now));
-                let news = events
-                    .map(move |event| (broker, incarnation, Some(event)))
-                    .chain(stream::iter([(broker, incarnation, None)]))
-                    .take_until(until.cancelled_owned());
-                self.events.push(news.boxed());
-            }
-            Err(error) => self.on_lost(broker, &error),
-        }
-    }
-
-    fn on_link(&mut self, (broker, incarnation, event): LinkNews) {
-        let now = clock::now();
-        let Some(lane) = self.lanes.get_mut(&broker) else { return };
-        let Link::Open(open) = &mut lane.link else { return };
-        if lane.incarnation != incarnation {
-            return;
-        }
-        open.last_heard = now;
-        match event {
-            Some(Ok(FetchEvent::Data(items))) => {
-                lane.failures = 0;
-                for data in items {
-                    self.on_data(broker, data);
-                }
-            }
-            Some(Ok(FetchEvent::Updated(generation))) => open.confirm(generation),
-            Some(Ok(FetchEvent::Heartbeat)) => {}
-            Some(Ok(FetchEvent::Control { reconnect: true })) => {
-                let error = Error::connection("the broker asked to reconnect");
-                self.on_lost(broker, &error);
-            }
-            Some(Ok(FetchEvent::Control { reconnect: false })) => {}
-            Some(Err(error)) => self.on_lost(broker, &error),
-            None => self.on_lost(broker, &Error::connection("the broker ended the stream")),
-        }
-    }
-
-    fn on_data(&mut self, broker: BrokerId, data: FetchedPartition) {
-        let key = (data.topic, data.partition);
-        let Some(Lane { link: Link::Open(open), .. }) = self.lanes.get_mut(&broker) else {
-            return;
-        };
-        let Some(Sent { cell, version, .. }) = open.accept(key, data.credit_bytes) else { return };
-        let (cell, version) = (Arc::clone(cell), *version);
-        match data.outcome {
-            FetchOutcome::Batches(ref batches) => {
-                let items = self.received(broker, &cell, version, &data, batches);
-                self.shared.push(items);
-            }
-            FetchOutcome::Error(error) => self.on_partition_error(&cell, key, error),
-            FetchOutcome::Diverging { leader_epoch, end_offset } => {
-                let (read, version) = self
-                    .shared
-                    .change(&cell, |live| (live.diverged(leader_epoch, end_offset), live.version));
-                if let Some(read) = read {
-                    let error = partition::truncated(&cell.key, read, end_offset);
-                    self.tell_reader(&cell, version, What::Truncated(error));
-                }
-            }
-        }
-    }
-
-    /// Moves batches into the buffer, each with its share of the credit they took.
-    fn received(
-        &self,
-        broker: BrokerId,
-        cell: &Arc<Cell>,
-        version: u64,
-        data: &FetchedPartition,
-        batches: &[bytes::Bytes],
-    ) -> Vec<Item> {
-        let mut live = cell.live.lock();
-        let last = batches.last().and_then(|batch| batch::peek(batch));
-        let next_offset =
-            data.next_offset.or(last.map(|(last, _)| last + 1)).unwrap_or(live.fetch_offset);
-        live.heard(data.high_watermark, data.log_start_offset, data.caught_up);
-        if !batches.is_empty() {
-            live.fetched(next_offset, last.map(|(_, epoch)| epoch));
-        }
-        let mut credit = data.credit_bytes;
-        let mut items: Vec<Item> = batches
-            .iter()
-            .map(|bytes| {
-                let share = credit.min(bytes.len() as u64);
-                credit -= share;
-                let what = What::Batch { bytes: bytes.clone(), next_offset };
-                let debt = Debt { broker, bytes: share };
-                Item { cell: Arc::clone(cell), version, what, debt }
-            })
-            .collect();
-        if let Some(last) = items.last_mut() {
-            last.debt.bytes += credit;
-        }
-        if data.caught_up && self.shared.config.end_events {
-            let debt = Debt { broker, bytes: 0 };
-            items.push(Item {
-                cell: Arc::clone(cell),
-                version,
-                what: What::End(next_offset),
-                debt,
-            });
-        }
-        items
-    }
-
-    fn on_partition_error(&mut self, cell: &Arc<Cell>, key: Key, error: Error) {
-        tracing::debug!(partition = %cell.key, %error, "no data");
-        if !error.is_retriable() && error.kind() != ErrorKind::NotLeader {
-            self.fail(cell, error.context(&cell.key));
-            return;
-        }
-        let retry = self.shared.config.retry;
-        let now = clock::now();
-        let hint = error.leader().cloned();
-        cell.live.lock().retry_at(match &hint {
-            Some(_) => now,
-            None => now + partition::backoff(&retry, 0, &error),
-        });
-        match hint {
-            Some(hint) => {
-                self.client.metadata().learn(&hint);
-                self.hints.insert(key, (hint.broker, hint.leader_epoch));
-            }
-            None => {
-                let mark = self.client.metadata().mark();
-                self.look_up(&cell.key.topic.clone(), Freshness::After(mark));
-            }
-        }
-    }
-
-    /// Nothing more is asked for until the reader has met the error, behind what is buffered.
-    fn fail(&self, cell: &Arc<Cell>, error: Error) {
-        let version = {
-            let mut live = cell.live.lock();
-            if std::mem::replace(&mut live.halted, true) {
-                return;
-            }
-            live.version
-        };
-        self.tell_reader(cell, version, What::Failed(error));
-    }
-
-    fn tell_reader(&self, cell: &Arc<Cell>, version: u64, what: What) {
-        let debt = Debt { broker: BrokerId(0), bytes: 0 };
-        self.shared.push([Item { cell: Arc::clone(cell), version, what, debt }]);
-    }
-
-    fn on_lost(&mut self, broker: BrokerId, error: &Error) {
-        let now = clock::now();
-        let Some(lane) = self.lanes.get_mut(&broker) else { return };
-        let topics: HashSet<Arc<str>> = match &lane.link {
-            Link::Open(open) => open.cells().map(|cell| Arc::clone(&cell.key.topic)).collect(),
-            Link::Opening { sent, .. } => {
-                sent.values().map(|sent| Arc::clone(&sent.cell.key.topic)).collect()
-            }
-            Link::Closed { .. } => HashSet::new(),
-        };
-        let backoff = self.shared.config.retry.backoff(lane.failures, retry::jitter());
-        let wait: Duration = error.retry_after().unwrap_or(backoff);
-        lane.failures = lane.failures.saturating_add(1);
-        lane.link = Link::Closed { retry_at: Some(now + wait) };
-        tracing::debug!(%broker, %error, ?wait, "lost a fetch stream");
-        // Perhaps other brokers lead them by now.
-        let mark = self.client.metadata().mark();
-        for name in topics {
-            self.look_up(&name, Freshness::After(mark));
         }
     }
 

@@ -15,6 +15,7 @@
 //! - After a seek no record of the old place is handed out.
 //! - Memory: see [`ConsumerBuilder::prefetch_bytes`].
 
+mod arrivals;
 mod batch;
 mod builder;
 mod control;

@@ -14,7 +14,7 @@ use riverrun_proto::{
     timestamp::Timestamp,
 };
 
-use super::{budget::Charge, delivery::BatchAck};
+use super::{budget::Charge, delivery::BatchAck, pool::BufferPool};
 use crate::{clock::Instant, error::Error, record::Record};
 
 /// The batches of one partition that are not handed to its leader yet.
@@ -23,6 +23,7 @@ pub(crate) struct Accumulator {
     partition: u32,
     options: BatchOptions,
     linger: Duration,
+    pool: Arc<BufferPool>,
     /// Full, in order.
     sealed: VecDeque<Batch>,
     /// Follows them.
@@ -76,11 +77,17 @@ pub(crate) enum Due {
 // === impl Accumulator ===
 
 impl Accumulator {
-    pub(crate) fn new(partition: u32, options: BatchOptions, linger: Duration) -> Self {
+    pub(crate) fn new(
+        partition: u32,
+        options: BatchOptions,
+        linger: Duration,
+        pool: Arc<BufferPool>,
+    ) -> Self {
         Self {
             partition,
             options,
             linger,
+            pool,
             sealed: VecDeque::new(),
             open: None,
             in_flight: 0,
@@ -131,7 +138,7 @@ impl Accumulator {
         charge: Charge,
         now: Instant,
     ) -> Result<Batch, Refused> {
-        let mut builder = BatchBuilder::new(self.options.clone());
+        let mut builder = BatchBuilder::with_buffer(self.options.clone(), self.pool.take());
         match encode(&mut builder, record, timestamp) {
             Ok(_) => {}
             Err(AppendError::RecordTooLarge { bytes, max }) => {

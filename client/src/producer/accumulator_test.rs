@@ -18,7 +18,7 @@ impl Fixture {
         let options =
             BatchOptions { size_budget: batch_bytes, bytes_max: 4_000, ..BatchOptions::default() };
         Self {
-            accumulator: Accumulator::new(7, options, LINGER),
+            accumulator: Accumulator::new(7, options, LINGER, BufferPool::new()),
             budget: Budget::new(1 << 20),
             start: clock::now(),
         }

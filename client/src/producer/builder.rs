@@ -160,7 +160,7 @@ impl ProducerBuilder {
     /// counts them. At the bound [`send`](Producer::send) waits. Default 32 MiB.
     ///
     /// Beside it a batch takes memory while it is compressed and sent: at most the window the
-    /// broker advertises, and one batch.
+    /// broker advertises, and one batch; and 2 MiB of empty buffers are kept for the next ones.
     pub fn buffer_memory(mut self, bytes: usize) -> Self {
         self.config.buffer_memory = bytes;
         self

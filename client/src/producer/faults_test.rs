@@ -83,9 +83,14 @@ async fn any_answer_may_be_an_error_once() {
 async fn once_and_in_order_under_random_faults() {
     const RECORDS: usize = 400;
     const PARTITIONS: usize = 3;
-    for seed in 0..25 {
+    for seed in 0..40 {
         let cluster = TestCluster::start(2);
         cluster.create_topic("t", PARTITIONS as u32);
+        cluster.change(|state| {
+            for log in &mut state.topics.get_mut("t").unwrap().partitions {
+                log.takes_any_first_sequence = seed % 2 == 1;
+            }
+        });
         cluster.faults(|faults| {
             faults.rng = StdRng::seed_from_u64(seed);
             faults.one_in = Some(12);
@@ -226,6 +231,34 @@ async fn an_answer_that_never_comes_is_asked_for_again_and_then_times_out_indefi
     cluster.hold_acks("t", 0, false).await;
     delivery.await.unwrap();
     assert_eq!(cluster.values("t", 0), numbers(2), "stored once, though sent four times");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_is_slow_to_answer_does_not_cost_the_others_their_stream() {
+    let cluster = TestCluster::start(1);
+    cluster.create_topic("t", 2);
+    cluster.hold_acks("t", 0, true).await;
+    let client = cluster.client().await;
+    let producer = client.producer().request_timeout(5 * SECOND).build().await.unwrap();
+    let slow = producer.send(record(0).partition(0)).await.unwrap();
+    for n in 0..8 {
+        producer.send(record(n).partition(1)).await.unwrap().await.unwrap();
+        tokio::time::sleep(SECOND).await;
+    }
+    cluster.hold_acks("t", 0, false).await;
+    assert!(!slow.await.unwrap().is_duplicate());
+    assert_eq!(cluster.state().seen.produce_streams, 1);
+    // But not for ever.
+    cluster.hold_acks("t", 0, true).await;
+    let lost = producer.send(record(1).partition(0)).await.unwrap();
+    for n in 8..20 {
+        producer.send(record(n).partition(1)).await.unwrap().await.unwrap();
+        tokio::time::sleep(SECOND).await;
+    }
+    cluster.hold_acks("t", 0, false).await;
+    lost.await.unwrap();
+    assert!(cluster.state().seen.produce_streams >= 2);
+    assert_eq!((cluster.values("t", 0), cluster.values("t", 1)), (numbers(2), numbers(20)));
 }
 
 #[tokio::test(start_paused = true)]

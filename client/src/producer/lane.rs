@@ -56,6 +56,8 @@ pub(crate) struct OpenLink {
     in_flight_bytes: u64,
     /// Whose batch each unanswered append is, and its bytes.
     on_the_wire: HashMap<u64, (PartitionKey, usize)>,
+    /// When the latest answer came, or the stream was opened.
+    last_heard: Instant,
     /// In the order sent; answered ones are dropped from the front.
     sent_order: VecDeque<(u64, Instant)>,
     /// The broker asked for it: nothing more is sent, and the stream is closed when all is
@@ -115,13 +117,19 @@ impl Lane {
 // === impl OpenLink ===
 
 impl OpenLink {
-    pub(crate) fn new(link: ProduceLink, limits: ProduceLimits, listening: DropGuard) -> Self {
+    pub(crate) fn new(
+        link: ProduceLink,
+        limits: ProduceLimits,
+        listening: DropGuard,
+        now: Instant,
+    ) -> Self {
         Self {
             link,
             _listening: listening,
             limits,
             in_flight_bytes: 0,
             on_the_wire: HashMap::new(),
+            last_heard: now,
             sent_order: VecDeque::new(),
             draining: false,
             carried: false,
@@ -170,6 +178,12 @@ impl OpenLink {
         Some(key)
     }
 
+    /// An answer came.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.carried = true;
+    }
+
     pub(crate) fn set_window(&mut self, bytes: u64) {
         self.limits.in_flight_bytes = bytes;
     }
@@ -179,9 +193,13 @@ impl OpenLink {
         self.on_the_wire.is_empty()
     }
 
-    /// Something has been unanswered for `timeout`.
+    /// The stream is dead: something waits for its answer, and for `timeout` none came at all. An
+    /// answer that stays away while others come is given twice the time: the broker is slow, and
+    /// sending everything again would not make it faster.
     pub(crate) fn is_silent(&self, timeout: Duration, now: Instant) -> bool {
-        self.sent_order.front().is_some_and(|(_, sent)| now.duration_since(*sent) >= timeout)
+        let Some((_, sent)) = self.sent_order.front() else { return false };
+        let (waiting, silent) = (now.duration_since(*sent), now.duration_since(self.last_heard));
+        waiting >= timeout && (silent >= timeout || waiting >= 2 * timeout)
     }
 
     /// Batches that the transport never took.

@@ -28,6 +28,7 @@ mod builder;
 mod delivery;
 mod lane;
 mod partitioner;
+mod pool;
 mod pump;
 mod routes;
 mod sender;
@@ -336,7 +337,8 @@ async fn flush(shared: &Arc<Shared>) {
     for slot in slots {
         let Some(route) = slot.routed() else { continue };
         for queue in &route.queues {
-            if let Some(ack) = queue.accumulator.lock().flush() {
+            let latest = queue.accumulator.lock().flush();
+            if let Some(ack) = latest {
                 shared.mark_queue(queue);
                 acks.push(ack);
             }

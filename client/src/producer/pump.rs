@@ -10,6 +10,7 @@ use super::{
     accumulator::{Batch, Due},
     batch::Payload,
     lane::{Lane, Link, OpenLink},
+    pool::BufferPool,
     shared::PartitionKey,
     worker::{PartitionState, Timer, Worker},
 };
@@ -144,7 +145,7 @@ impl Worker {
 
     fn take_turn(&mut self, broker: BrokerId, key: PartitionKey, now: Instant) -> Turn {
         let in_flight_max = self.shared.config.max_in_flight;
-        let Self { lanes, partitions, compressor, next_correlation_id, .. } = self;
+        let Self { shared, lanes, partitions, compressor, next_correlation_id, .. } = self;
         let (Some(state), Some(open)) =
             (partitions.get_mut(&key), lanes.get_mut(&broker).and_then(Lane::open_link))
         else {
@@ -171,7 +172,7 @@ impl Worker {
                     }
                 }
             };
-            finish(state, batch, compressor);
+            finish(state, batch, compressor, &shared.pool);
         }
         let Some(bytes) = state.sender.next_bytes(share, now) else {
             return Turn::Nothing(state.sender.resume_at().filter(|at| *at > now));
@@ -216,7 +217,12 @@ impl Worker {
                 lane.incarnation += 1;
                 let incarnation = lane.incarnation;
                 let until = CancellationToken::new();
-                lane.link = Link::Open(OpenLink::new(link, limits, until.clone().drop_guard()));
+                lane.link = Link::Open(OpenLink::new(
+                    link,
+                    limits,
+                    until.clone().drop_guard(),
+                    clock::now(),
+                ));
                 self.listen(broker, incarnation, events, until);
                 self.dirty.insert(broker);
             }
@@ -241,7 +247,7 @@ impl Worker {
                 if let Some(bytes) = in_flight_bytes {
                     open.set_window(bytes);
                 }
-                open.carried = true;
+                open.heard(clock::now());
                 lane.failures = 0;
                 for ack in acks {
                     self.on_ack(broker, ack);
@@ -334,20 +340,27 @@ impl Worker {
             }
             let Payload { ack, charge, bytes, .. } = payload;
             // Memory first: whoever is woken by the answer may want to send.
-            drop((bytes, charge));
+            self.shared.pool.reclaim(bytes);
+            drop(charge);
             ack.complete(outcome);
         }
     }
 }
 
 /// Gives a taken batch its sequence, compresses and checksums it, and queues it for sending.
-fn finish(state: &mut PartitionState, batch: Batch, compressor: &mut Compressor) {
+fn finish(
+    state: &mut PartitionState,
+    batch: Batch,
+    compressor: &mut Compressor,
+    pool: &BufferPool,
+) {
     let Batch { mut builder, ack, charge, created } = batch;
     let records = builder.record_count();
     if let Some(stamp) = state.sender.next_stamp(records.cast_signed()) {
         builder.set_producer(stamp);
     }
-    let (bytes, _) = builder.finish_with(compressor);
+    let (bytes, buffer) = builder.finish_with(compressor);
+    pool.give(buffer);
     let size = bytes.len();
     let payload = Payload { bytes, records, ack, charge };
     state.sender.push(payload, size, records.cast_signed(), created);

@@ -120,7 +120,7 @@ impl Worker {
             let key = PartitionKey { topic: topic.id, partition: partition.index };
             let config = &self.shared.config;
             let state = self.partitions.entry(key).or_insert_with(|| PartitionState {
-                queue: PartitionQueue::new(topic, partition.index, config),
+                queue: PartitionQueue::new(topic, partition.index, &self.shared),
                 sender: Sender::new(config.idempotence),
                 leader: None,
                 wanted_leader: None,

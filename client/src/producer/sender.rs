@@ -37,6 +37,12 @@ use crate::{
     retry::RetryPolicy,
 };
 
+/// A broker that knows nothing of a producer may take any sequence of it for the first. So until the
+/// first batch under an identity is answered, and again when the last answer is this old (brokers
+/// forget producers, after a day by default), one batch at a time is on the wire: a second one
+/// could be taken while the first is refused.
+const ESTABLISHED_FOR: Duration = Duration::from_secs(600);
+
 /// Under which id and epoch a partition's batches are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -61,6 +67,8 @@ pub(crate) struct Sender<P> {
     resume_at: Option<Instant>,
     /// Refusals since the last success.
     refusals: u32,
+    /// The last success under this identity.
+    last_success: Option<Instant>,
 }
 
 /// A batch, its place and what is known of it.
@@ -109,12 +117,14 @@ impl<P> Sender<P> {
             backoff: Duration::ZERO,
             resume_at: None,
             refusals: 0,
+            last_success: None,
         }
     }
 
     /// Whether another batch may be taken: the broker recognises retries of so many.
     pub(crate) fn has_room(&self, in_flight_max: usize, now: Instant) -> bool {
-        self.may_send(now) && self.flights.len() < in_flight_max
+        let max = if self.is_established(now) { in_flight_max } else { 1 };
+        self.may_send(now) && self.flights.len() < max
     }
 
     /// A batch is to be sent, now or later.
@@ -150,7 +160,8 @@ impl<P> Sender<P> {
     /// `bytes_max` of a partition are on the wire, except for one batch alone.
     pub(crate) fn next_bytes(&self, bytes_max: usize, now: Instant) -> Option<usize> {
         let flight = self.flights.iter().find(|flight| matches!(flight.state, State::Waiting))?;
-        let fits = self.sent == 0 || self.sent_bytes + flight.bytes <= bytes_max;
+        let fits = self.sent == 0
+            || (self.is_established(now) && self.sent_bytes + flight.bytes <= bytes_max);
         (fits && self.may_send(now)).then_some(flight.bytes)
     }
 
@@ -183,6 +194,7 @@ impl<P> Sender<P> {
         match outcome {
             Ok(appended) => {
                 self.refusals = 0;
+                self.last_success = Some(now);
                 self.flights[at].state = State::Done(Ok(appended));
             }
             Err(error) => self.refused(at, error, policy, jitter),
@@ -286,6 +298,7 @@ impl<P> Sender<P> {
             }
         }
         self.numbering = Numbering::On { identity, next_sequence };
+        self.last_success = None;
     }
 
     /// An identity is needed before anything can be sent, and another than this one.
@@ -326,6 +339,12 @@ impl<P> Sender<P> {
     /// Records not answered.
     pub(crate) fn record_count(&self) -> u64 {
         self.flights.iter().map(|flight| u64::from(flight.records.unsigned_abs())).sum()
+    }
+
+    /// The broker knows where this partition's sequence stands.
+    fn is_established(&self, now: Instant) -> bool {
+        let recent = |at| now.duration_since(at) < ESTABLISHED_FOR;
+        self.numbering == Numbering::Off || self.last_success.is_some_and(recent)
     }
 
     fn may_send(&self, now: Instant) -> bool {

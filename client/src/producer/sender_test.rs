@@ -42,7 +42,9 @@ impl Fixture {
         let mut sender = Sender::new(true);
         assert_eq!(sender.wants_identity(), Some(None));
         sender.identify(identity(1), |_, _| panic!("nothing to stamp"));
-        let mut it = Self { sender, now: clock::now(), next_id: 1 };
+        let now = clock::now();
+        sender.last_success = Some(now);
+        let mut it = Self { sender, now, next_id: 1 };
         (0..batches).for_each(|n| it.push(n));
         it
     }
@@ -134,7 +136,9 @@ fn a_final_refusal_fails_its_batch_and_the_rest_goes_on_under_a_new_id() {
     it.answer(3, Err(broker(Reason::OutOfOrderSequence, false, true)));
     assert_eq!(it.sender.wants_identity(), Some(Some(identity(1))));
     it.sender.identify(identity(2), |payload, stamp| payload.1 = stamp);
-    assert_eq!(it.send(), [(1, 0), (2, 1)]);
+    assert_eq!(it.send(), [(1, 0)], "one at a time, until the broker knows the new id");
+    it.answer(4, Ok(appended(0)));
+    assert_eq!(it.send(), [(2, 1)]);
     it.push(3);
     assert_eq!(it.send(), [(3, 2)]);
 }
@@ -157,6 +161,21 @@ fn under_a_new_id_a_batch_of_unknown_outcome_fails_and_says_so() {
         assert!(!error.is_definite() && error.kind() == ErrorKind::ProducerState, "{error}");
         assert_eq!(it.send(), [(1, 0)], "{reason}: this one was refused for certain");
     }
+}
+
+#[test]
+fn a_broker_that_may_not_know_the_producer_gets_one_batch_at_a_time() {
+    let mut it = Fixture::new(0);
+    it.now += ESTABLISHED_FOR;
+    assert!(it.sender.has_room(32, it.now));
+    it.push(0);
+    assert_eq!(it.send(), [(0, 0)]);
+    assert!(!it.sender.has_room(32, it.now));
+    it.answer(1, Ok(appended(0)));
+    it.done();
+    it.push(1);
+    it.push(2);
+    assert_eq!(it.send(), [(1, 1), (2, 2)]);
 }
 
 #[test]
@@ -225,7 +244,7 @@ fn without_idempotence_nothing_is_numbered_and_refusals_are_retried() {
 }
 
 /// The broker's side of the law: sequences of a producer id follow each other, and the last 32
-/// batches are recognised.
+/// batches are recognised. A producer that is not known may begin with any sequence.
 #[derive(Default)]
 struct Log {
     batches: Vec<u32>,
@@ -234,7 +253,8 @@ struct Log {
 
 impl Log {
     fn append(&mut self, (n, stamp): (u32, ProducerStamp)) -> Result<Appended> {
-        let (expected, known) = self.producers.entry(stamp.id.get()).or_default();
+        let unknown = || (stamp.base_sequence, Vec::new());
+        let (expected, known) = self.producers.entry(stamp.id.get()).or_insert_with(unknown);
         let remembered = known.iter().rev().take(32);
         if let Some((_, at)) = remembered.clone().find(|(seq, _)| *seq == stamp.base_sequence) {
             return Ok(Appended { duplicate: true, ..appended(i64::try_from(*at).unwrap()) });
@@ -288,6 +308,7 @@ proptest! {
         total in 1_u32..100,
     ) {
         let mut it = Fixture::new(0);
+        it.sender.last_success = None;
         let mut log = Log::default();
         let (mut to_broker, mut to_client) = (VecDeque::new(), VecDeque::new());
         let (mut taken, mut done) = (0, Vec::new());

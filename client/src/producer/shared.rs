@@ -25,6 +25,7 @@ use super::{
     builder::ProducerConfig,
     delivery::{self, Delivery, Unresolved},
     partitioner::Sticky,
+    pool::BufferPool,
 };
 use crate::{
     clock,
@@ -95,6 +96,7 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub(crate) config: ProducerConfig,
     pub(crate) budget: Arc<Budget>,
+    pub(crate) pool: Arc<BufferPool>,
     topics: RwLock<Topics>,
     marks: Mutex<Marks>,
     wake: Notify,
@@ -126,6 +128,7 @@ impl Shared {
     pub(crate) fn new(config: ProducerConfig) -> Arc<Self> {
         Arc::new(Self {
             budget: Budget::new(config.buffer_memory),
+            pool: BufferPool::new(),
             config,
             topics: RwLock::default(),
             marks: Mutex::default(),
@@ -153,7 +156,9 @@ impl Shared {
             let choice = route.as_ref().map(|route| self.choose(route, &record));
             match choice {
                 Some(Choice::Queue(queue)) => {
-                    match queue.accumulator.lock().append(&record, timestamp, charge, clock::now) {
+                    let placed =
+                        queue.accumulator.lock().append(&record, timestamp, charge, clock::now);
+                    match placed {
                         Ok(placed) => {
                             if placed.wake {
                                 self.mark_queue(queue);
@@ -161,13 +166,18 @@ impl Shared {
                             return Ok(Delivery::of_batch(placed.ack, placed.index, ms));
                         }
                         Err(Refused::TooLarge { bytes, max }) => {
-                            return Ok(Delivery::failed(too_large(bytes, max)));
+                            let error = too_large(bytes, max);
+                            self.count_failed(&error, 1);
+                            return Ok(Delivery::failed(error));
                         }
                         // The route is being replaced: look again, below at the latest.
                         Err(Refused::Closed(returned, _)) => charge = returned,
                     }
                 }
-                Some(Choice::Never(error)) => return Ok(Delivery::failed(error)),
+                Some(Choice::Never(error)) => {
+                    self.count_failed(&error, 1);
+                    return Ok(Delivery::failed(error));
+                }
                 // No route yet, or a partition past the known ones that may have been added.
                 Some(Choice::Unknown) | None => {}
             }
@@ -232,10 +242,9 @@ impl Shared {
     ) -> delivery::Placed {
         let placed = match self.choose(route, record) {
             Choice::Queue(queue) => {
-                let mut accumulator = queue.accumulator.lock();
-                match accumulator.append(record, timestamp, charge, clock::now) {
+                let placed = queue.accumulator.lock().append(record, timestamp, charge, clock::now);
+                match placed {
                     Ok(placed) => {
-                        drop(accumulator);
                         if placed.wake {
                             self.mark_queue(queue);
                         }
@@ -403,12 +412,13 @@ impl fmt::Debug for Shared {
 // === impl PartitionQueue ===
 
 impl PartitionQueue {
-    pub(crate) fn new(topic: &Topic, partition: u32, config: &ProducerConfig) -> Arc<Self> {
-        let options = config.batch_options(topic.max_message_bytes);
+    pub(crate) fn new(topic: &Topic, partition: u32, shared: &Shared) -> Arc<Self> {
+        let options = shared.config.batch_options(topic.max_message_bytes);
+        let (linger, pool) = (shared.config.linger, Arc::clone(&shared.pool));
         Arc::new(Self {
             key: PartitionKey { topic: topic.id, partition },
             topic: Arc::clone(&topic.name),
-            accumulator: Mutex::new(Accumulator::new(partition, options, config.linger)),
+            accumulator: Mutex::new(Accumulator::new(partition, options, linger, pool)),
             marked: AtomicBool::new(false),
         })
     }

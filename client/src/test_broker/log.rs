@@ -27,6 +27,8 @@ pub(crate) struct PartitionLog {
     epochs: Vec<(i32, i64)>,
     producers: HashMap<i64, ProducerState>,
     pub(crate) hold_acks: bool,
+    /// A producer that is not known may begin with any sequence.
+    pub(crate) takes_any_first_sequence: bool,
 }
 
 #[derive(Default)]
@@ -103,13 +105,14 @@ impl PartitionLog {
             return Ok((self.store(bytes), false));
         };
         let records = batch.header().record_count;
-        let fresh = || ProducerState { epoch, ..ProducerState::default() };
+        let next_sequence = if self.takes_any_first_sequence { base_sequence } else { 0 };
+        let fresh = || ProducerState { epoch, next_sequence, ..ProducerState::default() };
         let producer = self.producers.entry(id.get()).or_insert_with(fresh);
         if epoch < producer.epoch {
             return Err(error(Reason::InvalidProducerEpoch, false, true));
         }
         if epoch > producer.epoch {
-            *producer = fresh();
+            *producer = ProducerState { epoch, ..ProducerState::default() };
         }
         if let Some((_, at)) = producer.recent.iter().find(|(seq, _)| *seq == base_sequence) {
             return Ok((*at, true));
