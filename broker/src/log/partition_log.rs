@@ -17,6 +17,7 @@ use super::{
     active::{Active, Need, OpenActive},
     checkpoint::LogPoint,
     config::LogConfig,
+    deletion::Delete,
     error::{AppendError, Damage},
     flush::FlushState,
     layout::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
@@ -63,6 +64,8 @@ pub(super) struct Status {
     pub(super) bytes_since_checkpoint: u64,
     /// A truncation or reset that is not complete: nothing else happens until it is.
     pub(super) is_truncating: bool,
+    /// A deletion that failed.
+    pub(super) undeleted: Option<Box<Delete>>,
     /// The disk was full when last tried; when to try again.
     pub(super) storage_full_until: Option<Timestamp>,
     /// The latest time heard of.

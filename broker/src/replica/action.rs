@@ -21,6 +21,19 @@ pub enum Action {
         /// Who leads now.
         leader: Option<BrokerId>,
     },
-    /// Everything below is committed: show it to readers, complete the writes that waited for it.
+    /// Everything below is committed: show it to readers.
     AdvanceHighWatermark(Offset),
+    /// Everything below is committed, and as durable as the topic asks for now: complete the writes
+    /// that waited for it. Usually as far as the high watermark, and behind it where the topic's
+    /// durability was raised: what had been committed by a weaker rule is not acknowledged by the
+    /// stronger one before it holds.
+    Acknowledge(Offset),
+    /// The committed ISR fell below `min.insync.replicas`: answer every waiting produce with
+    /// NOT_ENOUGH_REPLICAS_AFTER_APPEND. What it appended stays and may commit later.
+    RefuseWaiting {
+        /// Members of the committed ISR.
+        isr: usize,
+        /// What it takes.
+        min_isr: usize,
+    },
 }

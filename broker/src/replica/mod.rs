@@ -18,6 +18,10 @@
 //! end (`durability=disk`). It moves only while the committed ISR has at least
 //! `min.insync.replicas` members (KAFKA-15583), and never back. See [`high_watermark`].
 //!
+//! What is acknowledged to `acks=all` is committed *and* as durable as the topic asks for at that
+//! moment. The two differ only after `durability` was raised: readers keep what they have seen,
+//! retries wait for the disk.
+//!
 //! # As far as one broker goes
 //! The rules here are those of a partition whose ISR is the leader alone. A member of the ISR that
 //! this leader has not heard from holds the high watermark where it is: with more replicas the rules
@@ -54,6 +58,8 @@ pub struct Replica {
     flushed_end: Offset,
     /// Never goes back while this process lives.
     high_watermark: Offset,
+    /// Told last ([`Action::Acknowledge`]). Goes back where durability is raised.
+    acknowledged: Offset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +105,7 @@ impl Replica {
             log_end,
             flushed_end: log_end,
             high_watermark: remembered_high_watermark.clamp(log_start, log_end),
+            acknowledged: Offset::ZERO,
         }
     }
 
@@ -117,6 +124,7 @@ impl Replica {
             Event::DurabilityChanged(durability) => self.durability = durability,
         }
         self.advance_high_watermark(actions);
+        self.acknowledge(actions);
         self.check_invariants();
     }
 
@@ -124,16 +132,25 @@ impl Replica {
     /// replaces ISR and `min.insync.replicas`; a newer leader epoch also starts a new term, even for
     /// the same leader (KAFKA-10527: an epoch is never led twice).
     fn registered(&mut self, new: Registration, actions: &mut Vec<Action>) {
-        if let Some(old) = &self.registration
-            && new.partition_epoch <= old.partition_epoch
-        {
-            return;
+        if let Some(old) = &self.registration {
+            if new.partition_epoch <= old.partition_epoch {
+                return;
+            }
+            // Every change of leader is a change of the partition: one sequence orders both.
+            assert!(
+                new.leader_epoch >= old.leader_epoch,
+                "leader epoch went back: {old:?}, {new:?}"
+            );
         }
         let led = self.leads();
         if new.leader == Some(self.me) {
             if led != Some(new.leader_epoch) {
                 self.role = Role::Leader { epoch_start: self.log_end };
                 actions.push(Action::StartEpoch { epoch: new.leader_epoch, start: self.log_end });
+            }
+            let (isr, min_isr) = (new.isr.len(), new.effective_min_isr());
+            if isr < min_isr {
+                actions.push(Action::RefuseWaiting { isr, min_isr });
             }
         } else if led.is_some() {
             self.role = Role::Unassigned;
@@ -156,6 +173,20 @@ impl Replica {
             self.high_watermark = committed;
             actions.push(Action::AdvanceHighWatermark(committed));
         }
+    }
+
+    fn acknowledge(&mut self, actions: &mut Vec<Action>) {
+        let Role::Leader { .. } = self.role else { return };
+        let end = self.acknowledged_end();
+        if end > self.acknowledged {
+            actions.push(Action::Acknowledge(end));
+        }
+        self.acknowledged = end;
+    }
+
+    /// What lies below is committed and as durable as the topic asks for now.
+    pub fn acknowledged_end(&self) -> Offset {
+        self.high_watermark.min(self.position())
     }
 
     /// Whether a write that waits for all in-sync replicas may be appended.
@@ -210,6 +241,7 @@ impl Replica {
     fn check_invariants(&self) {
         assert!(self.flushed_end <= self.log_end, "flushed end past log end: {self:?}");
         assert!(self.high_watermark <= self.log_end, "high watermark past log end: {self:?}");
+        assert!(self.acknowledged <= self.high_watermark, "acknowledged, not committed: {self:?}");
     }
 }
 

@@ -110,6 +110,7 @@ impl Broker {
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
                 parked_bytes_max: limits.admission_bytes / 4,
+                gate: crate::partition::WriteGate::default(),
                 failure,
                 metrics: StorageMetrics::register(&metrics),
             },
