@@ -95,7 +95,8 @@ async fn restart_keeps(
     topic: &v1::Topic,
     expected: &[String],
 ) {
-    assert!(broker.stop().0.success());
+    let (status, logged) = broker.stop();
+    assert!(status.success(), "{status:?}: {logged:#?}");
     let broker = options.start();
     let read = broker.raw().await.read_out(topic, 0).await.texts();
     assert_eq!(read, expected);
@@ -124,8 +125,11 @@ async fn a_broker_on_a_full_disk_stops_clean_and_starts_again() {
     let topic = raw.create_topic("t", 1, &[("segment.bytes", "4MiB")]).await;
     let filling = disk.fill();
     let (acked, _) = until_full(&raw, &topic).await;
+    wait::until("the alert is raised", async || {
+        http::metrics(broker.http()).await.value("riverrun_storage_disk_free_space_alert") == 1.0
+    })
+    .await;
     let metrics = http::metrics(broker.http()).await;
-    assert_eq!(metrics.value("riverrun_storage_disk_free_space_alert"), 1.0);
     assert!(metrics.value("riverrun_log_storage_full_total") >= 1.0);
     assert_eq!(metrics.value("riverrun_storage_failed"), 0.0, "full is not failed");
 

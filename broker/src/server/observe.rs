@@ -75,12 +75,14 @@ fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {
     watched.env.partition.read_budget.watch(bounds);
     watched.env.partition.pool.watch(bounds);
     let (log, limit) = (watched.env.log.clone(), config.log.window_budget_bytes.get());
-    bounds.watch_pool("log_windows", move || Usage { used: log.window_bytes_taken(), limit });
+    // Page cache, so no part of the memory budget.
+    bounds
+        .watch("log.window.budget.bytes", move || Usage { used: log.window_bytes_taken(), limit });
     let (log, limit) = (watched.env.log.clone(), u64::from(config.log.open_segments_max));
     bounds
         .watch("log.open.segments.max", move || Usage { used: log.open_segments() as u64, limit });
     let (quorum, limit) = (Arc::downgrade(watched.quorum), LocalOptions::default().inbox_bytes);
-    bounds.watch_pool("metadata", move || Usage {
+    bounds.watch("metadata.inbox.bytes", move || Usage {
         used: quorum.upgrade().map_or(0, |quorum| quorum.stats().inbox_bytes as u64),
         limit: limit as u64,
     });
