@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     log::{Batches, ColdRead, Damage, Read, ReadError},
+    replica::Replica,
     telemetry::{Bound, Bounds, Usage},
 };
 
@@ -149,7 +150,7 @@ impl Partition {
         // What was deleted says nothing of divergence (KAFKA-14078).
         if let Some(epoch) = fetch.last_read_epoch
             && fetch.from >= log_start_offset
-            && let Some(diverging) = self.divergence(fetch.from, epoch)
+            && let Some(diverging) = self.divergence(fetch.from, epoch)?
         {
             return Ok(diverging);
         }
@@ -199,8 +200,11 @@ impl Partition {
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
+    /// Takes its share of the budget for at least one batch, which comes whole however little was
+    /// asked for. So the budget bounds the line of reads, too.
     async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
-        self.on_pool(cold.max_bytes(), move || cold.run()).await
+        let bytes = cold.max_bytes().max(self.settings.load().max_message_bytes);
+        self.on_pool(bytes, move || cold.run()).await
     }
 
     /// Runs `job` on the pool once there is room for `bytes`. If its caller is gone by then it is
@@ -232,10 +236,7 @@ impl Partition {
             return Err(FetchError::Closing);
         }
         let Some(current) = self.leads() else {
-            return Err(self.with_replica(|replica, _| FetchError::NotLeader {
-                leader: replica.registration().and_then(|r| r.leader),
-                epoch: replica.registration().map(|r| r.leader_epoch),
-            }));
+            return Err(self.with_replica(|replica, _| not_leader(replica)));
         };
         match given {
             Some(given) if given < current => Err(FetchError::FencedLeaderEpoch { given, current }),
@@ -247,10 +248,24 @@ impl Partition {
     }
 
     /// replication.md 1.4 check 5, for a consumer.
-    fn divergence(&self, from: Offset, last_read: LeaderEpoch) -> Option<Fetched> {
-        self.with_replica(|_, log| {
-            let (epoch, end) = log.end_offset_for(last_read)?;
-            (epoch < last_read || end < from).then_some(Fetched::Diverging { epoch, end })
+    ///
+    /// A leader's log knows the leader's own epoch from its first moment on. So one that is newer
+    /// than all it knows was written by a later leader, and this broker has not heard that it was
+    /// replaced: whoever asks is to find the other one, and is told as Kafka tells a consumer that
+    /// names the epoch it knows (KIP-320). OFFSET_OUT_OF_RANGE, Kafka's answer to one that names
+    /// none, would have it give up its place because of a leader that is out of date.
+    fn divergence(
+        &self,
+        from: Offset,
+        last_read: LeaderEpoch,
+    ) -> Result<Option<Fetched>, FetchError> {
+        self.with_replica(|replica, log| {
+            if let Some((epoch, end)) = log.end_offset_for(last_read) {
+                let parts = epoch < last_read || end < from;
+                return Ok(parts.then_some(Fetched::Diverging { epoch, end }));
+            }
+            let current = replica.leads().ok_or_else(|| not_leader(replica))?;
+            Err(FetchError::UnknownLeaderEpoch { given: last_read, current })
         })
     }
 
@@ -269,5 +284,12 @@ impl Partition {
             }
             ReadError::Log(error) => FetchError::StorageFailed { why: error.to_string() },
         }
+    }
+}
+
+fn not_leader(replica: &Replica) -> FetchError {
+    FetchError::NotLeader {
+        leader: replica.registration().and_then(|r| r.leader),
+        epoch: replica.registration().map(|r| r.leader_epoch),
     }
 }
