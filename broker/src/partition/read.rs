@@ -79,7 +79,8 @@ pub struct OffsetAt {
 
 /// Bytes that reads from the disk may hold at once, broker-wide: one reader's history must not
 /// crowd out another's, nor fill the memory. It bounds the line of reads on the pool as well: a job
-/// keeps its share until it has run, whether or not its reader still waits.
+/// keeps its share until it has run, whether or not its reader still waits. A batch comes whole,
+/// however much larger than what was asked for: each thread may hold one beyond the budget.
 #[derive(Debug, Clone)]
 pub struct ReadBudget(Arc<Budget>);
 
@@ -91,8 +92,9 @@ struct Budget {
     bound: OnceLock<Bound>,
 }
 
-/// What a look-up counts for: it reads a few index pages and at most one batch at a time.
-const LOOKUP_BYTES: usize = 64 * 1024;
+/// What every read counts for, however little it asks for, and a look-up, which reads a few index
+/// pages and one batch at a time: so the budget bounds how many stand in line.
+const SHARE_BYTES_MIN: usize = 64 * 1024;
 
 impl ReadBudget {
     /// A budget of `bytes`.
@@ -194,17 +196,14 @@ impl Partition {
             None => self.reader.max_timestamp(upper),
         };
         let found = self
-            .on_pool(LOOKUP_BYTES, move || lookup.run())
+            .on_pool(SHARE_BYTES_MIN, move || lookup.run())
             .await?
             .map_err(|error| self.fetch_error(Offset::ZERO, error))?;
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
-    /// Takes its share of the budget for at least one batch, which comes whole however little was
-    /// asked for. So the budget bounds the line of reads, too.
     async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
-        let bytes = cold.max_bytes().max(self.settings.load().max_message_bytes);
-        self.on_pool(bytes, move || cold.run()).await
+        self.on_pool(cold.max_bytes(), move || cold.run()).await
     }
 
     /// Runs `job` on the pool once there is room for `bytes`. If its caller is gone by then it is
@@ -214,7 +213,7 @@ impl Partition {
         bytes: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FetchError> {
-        let share = self.env.read_budget.take(bytes).await;
+        let share = self.env.read_budget.take(bytes.max(SHARE_BYTES_MIN)).await;
         let (answer, answered) = oneshot::channel();
         self.env.pool.run(Lane::Read, move || {
             if answer.is_closed() {

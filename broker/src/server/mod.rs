@@ -105,11 +105,15 @@ impl Server {
     /// # Errors
     /// Whatever had been started has ended again: ports, threads, the directory's lock.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        machine::prepare();
+        machine::complain(&config);
         Self::start_holding(config, None).await
     }
 
-    /// As [`Server::start`]; `dir`, which holds the data, is removed once the broker has stopped.
+    /// As [`Server::start`], inside another program, whose machine is not ours to complain about;
+    /// `dir`, which holds the data, is removed once the broker has stopped.
     pub(crate) async fn start_in(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
+        machine::prepare();
         Self::start_holding(config, dir).await
     }
 
@@ -128,7 +132,6 @@ impl Server {
         config: Config,
         parts: &mut Parts,
     ) -> Result<(SocketAddr, SocketAddr, OpenReport, Duration), StartError> {
-        machine::prepare(&config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
