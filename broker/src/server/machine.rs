@@ -14,7 +14,9 @@ pub(super) fn prepare() {
 
 /// Says what is too low for a broker that has the machine to itself, once it was raised.
 pub(super) fn complain(config: &Config) {
-    for low in limits::Limits::read().too_low(config.topic.segment_bytes.get()) {
+    let network = &config.network;
+    let connections = u64::from(network.max_connections) + u64::from(network.http_max_connections);
+    for low in limits::Limits::read().too_low(config.topic.segment_bytes.get(), connections) {
         tracing::warn!(limit = low.what, have = low.have, want = low.want, "{}", low.advice);
     }
 }
