@@ -13,6 +13,11 @@ section! {
     /// being received.
     "admission.percent" => admission_percent: u8 = 40, in 5 => 90;
 
+    /// Share of that which one partition may park in front of a log that is not ready (a new
+    /// segment is being made, the disk is slow). Past it batches for this partition are refused, to
+    /// be sent again; the others go on.
+    "parked.percent" => parked_percent: u8 = 25, in 1 => 100;
+
     /// How long a unary call waits for admission before it is told to come back later
     /// (RESOURCE_EXHAUSTED with a delay).
     "admission.wait.ms" => admission_wait_ms: Duration = Duration::from_secs(5),

@@ -49,6 +49,11 @@ impl Buffers {
         self.0.free.lock().bytes
     }
 
+    /// Bytes in free buffers there may be.
+    pub fn bytes_max(&self) -> usize {
+        self.0.bytes_max
+    }
+
     /// A buffer of exactly `len` bytes of unspecified content.
     pub(super) fn take(&self, len: usize) -> Buffer {
         let Some(class) = class_of(len) else {

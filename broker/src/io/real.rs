@@ -85,6 +85,11 @@ impl RealDisk {
         self.maps.counts()
     }
 
+    /// Bytes of free read buffers that are kept, and how many may be.
+    pub fn buffer_bytes(&self) -> (usize, usize) {
+        (self.buffers.kept_bytes(), self.buffers.bytes_max())
+    }
+
     /// Takes the maps from sealed segments that nobody read since the last call. To be called every
     /// few minutes, by whoever keeps house. Blocks shortly.
     pub fn drop_idle_maps(&self) {

@@ -30,7 +30,8 @@ pub(super) struct Deletions {
     pub(super) is_running: bool,
     /// Where the start is to go next; nowhere, if it is there.
     next: Offset,
-    /// Those who wait, and for which start. Bounded by the calls under way.
+    /// Those who wait, and for which start. Bounded by the calls under way: one that was given up
+    /// goes when the next one comes.
     waiting: Vec<(Offset, oneshot::Sender<Outcome>)>,
 }
 
@@ -55,7 +56,7 @@ impl Partition {
                 effects.deletions.push((answer, Ok(state.deletions.durable)));
             }
             Ok(to) => {
-                state.deletions.waiting.push((to, answer));
+                state.deletions.wait(to, answer);
                 state.advance_log_start(to, effects);
             }
             Err(refused) => effects.deletions.push((answer, Err(refused))),
@@ -125,27 +126,16 @@ impl State {
         }
     }
 
-    /// A deletion ran; `start` is durable, or why it is not. Those who are told of a failure need
-    /// not wait: it is tried again without them.
-    pub(super) fn deleted(
-        &mut self,
-        outcome: Result<Option<Offset>, &LogError>,
-        effects: &mut Effects,
-    ) {
+    /// A deletion ran, well or not. Those who are told of a failure need not wait: it is tried again
+    /// without them.
+    pub(super) fn deleted(&mut self, failed: Option<&LogError>, effects: &mut Effects) {
         self.deletions.is_running = false;
-        match outcome {
-            Ok(start) => {
-                let deletions = &mut self.deletions;
-                deletions.durable = start.map_or(deletions.durable, |s| s.max(deletions.durable));
-                let durable = deletions.durable;
-                for (_, answer) in deletions.waiting.extract_if(.., |(to, _)| *to <= durable) {
-                    effects.deletions.push((answer, Ok(durable)));
-                }
-            }
-            Err(error) if error.is_storage_full() => {
+        match failed {
+            None => {}
+            Some(error) if error.is_storage_full() => {
                 self.deletions.answer(&OffsetsError::StorageFull, effects);
             }
-            Err(error) => self.deletions.fail(&error.to_string(), effects),
+            Some(error) => self.deletions.fail(&error.to_string(), effects),
         }
         self.delete_next(effects);
     }
@@ -158,6 +148,24 @@ impl Deletions {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn wait(&mut self, to: Offset, answer: oneshot::Sender<Outcome>) {
+        self.waiting.retain(|(_, waits)| !waits.is_closed());
+        self.waiting.push((to, answer));
+    }
+
+    /// A deletion or a checkpoint wrote `start` down.
+    pub(super) fn note_durable(&mut self, start: Offset, effects: &mut Effects) {
+        self.durable = self.durable.max(start);
+        let durable = self.durable;
+        for (_, answer) in self.waiting.extract_if(.., |(to, _)| *to <= durable) {
+            effects.deletions.push((answer, Ok(durable)));
+        }
     }
 
     pub(super) fn close(&mut self, effects: &mut Effects) {

@@ -143,6 +143,41 @@ fn closing_answers_a_deletion_that_waits() {
 }
 
 #[test]
+fn a_deletion_that_is_given_up_leaves_nothing_behind() {
+    let harness = filled(small_segments(), 30);
+    let gate = harness.hold_work();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        for _ in 0..100 {
+            let partition = Arc::clone(&harness.partition);
+            let asked = tokio::spawn(async move { partition.delete_records(None, None).await });
+            tokio::task::yield_now().await;
+            asked.abort();
+            let _ = asked.await;
+        }
+    });
+    assert_eq!(harness.partition.waiting().deletions, 1, "the last one goes with the next");
+    drop(gate);
+    assert_eq!(harness.delete(None), Ok(at(30)), "given up, not taken back");
+    assert_eq!(harness.partition.waiting(), Waiting::default());
+}
+
+#[test]
+fn what_is_known_to_be_durable_is_answered_without_work() {
+    let harness = filled(small_segments(), 30);
+    harness.disk.fail_after(0, Fault::NoSpace);
+    assert_eq!(harness.delete(Some(25)), Err(OffsetsError::StorageFull));
+    let ops = harness.disk.ops();
+    harness.clock.advance(Duration::from_secs(2));
+    harness.partition.tick();
+    harness.partition.wait_idle();
+    assert!(harness.disk.ops() > ops, "tried again by itself");
+    let gate = harness.hold_work();
+    assert_eq!(harness.delete(Some(25)), Ok(at(25)), "known to be durable, no work needed");
+    drop(gate);
+}
+
+#[test]
 fn retention_goes_no_further_than_what_is_committed() {
     let retention = RetentionPolicy { age: None, bytes: Some(1) };
     let harness = filled(Setup { retention, ..small_segments() }, 10);
@@ -160,6 +195,24 @@ fn retention_goes_no_further_than_what_is_committed() {
     let start = harness.delete(Some(0)).unwrap();
     assert!(start > at(0) && start <= at(14), "{start}");
     assert_eq!(harness.readable(start.get()), (start.get()..14).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_cold_read_of_one_byte_takes_a_place_in_line_as_well() {
+    let harness = filled(Setup::default(), 3);
+    harness.disk.set_cold(true);
+    let gate = harness.hold(Lane::Read);
+    let fetch = Fetch { from: at(0), max_bytes: 1, leader_epoch: None, last_read_epoch: None };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let partition = Arc::clone(&harness.partition);
+        let reader = tokio::spawn(async move { partition.read(fetch).await });
+        tokio::task::yield_now().await;
+        assert_eq!(harness.partition.env.read_budget.used(), 64 << 10);
+        drop(gate);
+        let Fetched::Batches { batches, .. } = reader.await.unwrap().unwrap() else { panic!() };
+        assert_eq!(batches.len(), 1);
+    });
 }
 
 #[test]

@@ -261,7 +261,8 @@ fn a_parked_batch_is_refused_for_good_when_replicas_fall_away() {
     registered(1, &[ME, other]);
     let gate = harness.hold_work();
     harness.send(0, batch(1, 10));
-    assert_eq!(harness.partition.waiting(), (0, 1), "there is no segment yet");
+    let waiting = harness.partition.waiting();
+    assert_eq!((waiting.for_acks, waiting.parked), (0, 1), "there is no segment yet");
     registered(2, &[ME]);
     drop(gate);
     let error = harness.refusal();

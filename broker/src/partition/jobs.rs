@@ -122,14 +122,17 @@ impl State {
                 if let Some(flushed_end) = completed.flushed_end {
                     self.step(partition, Event::Flushed { flushed_end }, effects);
                 }
+                if let Some(start) = completed.log_start {
+                    self.deletions.note_durable(start, effects);
+                }
                 if about.is_delete {
-                    self.deleted(Ok(completed.log_start), effects);
+                    self.deleted(None, effects);
                 }
                 None
             }
             Err(error) => {
                 if about.is_delete {
-                    self.deleted(Err(&error), effects);
+                    self.deleted(Some(&error), effects);
                 }
                 if !error.is_storage_full() {
                     self.stalled = true;

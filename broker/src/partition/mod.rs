@@ -26,6 +26,7 @@ pub mod housekeeping;
 mod jobs;
 mod order;
 mod owner;
+mod parked_limit;
 mod pool;
 mod produce;
 mod read;
@@ -35,7 +36,8 @@ mod waiters;
 pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
-pub use owner::{Partition, PartitionEnv, PartitionOffsets, WriteGate};
+pub use owner::{Partition, PartitionEnv, PartitionOffsets, Waiting, WriteGate};
+pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};

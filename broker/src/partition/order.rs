@@ -237,7 +237,9 @@ impl State {
 
     fn park(&mut self, partition: &Arc<Partition>, append: Append, effects: &mut Effects) {
         let bytes = append.batch.bytes().len();
-        if self.parked_bytes + bytes > partition.env.parked_bytes_max && !self.parked.is_empty() {
+        let limit = &partition.env.parked;
+        if self.parked_bytes + bytes > limit.bytes() && !self.parked.is_empty() {
+            limit.hit();
             let busy = ProduceError::Busy { parked_bytes: self.parked_bytes };
             effects.answers.push((append.ticket, Err(busy)));
             return;

@@ -20,6 +20,7 @@ use riverrun_proto::{
 use super::{
     error::CloseError,
     order::{Effects, State},
+    parked_limit::ParkedLimit,
     pool::{IoPool, panic_text},
     produce::Append,
     read::ReadBudget,
@@ -49,8 +50,8 @@ pub struct PartitionEnv {
     pub metrics: StorageMetrics,
     /// Bytes that reads from the disk may hold.
     pub read_budget: ReadBudget,
-    /// Bytes of batches that may be parked in front of one partition's log.
-    pub parked_bytes_max: usize,
+    /// How much may be parked in front of one partition's log.
+    pub parked: ParkedLimit,
 }
 
 /// Closed while the disk has so little room that what is left is for deletions, checkpoints and the
@@ -85,6 +86,19 @@ pub struct PartitionOffsets {
     pub size_bytes: u64,
     /// Segment files.
     pub segments: usize,
+}
+
+/// Who waits for a partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Produces that were appended and wait for replicas or the disk.
+    pub for_acks: usize,
+    /// Batches that wait for the log to be ready.
+    pub parked: usize,
+    /// Their bytes.
+    pub parked_bytes: usize,
+    /// Calls that wait for a new log start to be durable.
+    pub deletions: usize,
 }
 
 /// A partition of a topic on this broker.
@@ -275,10 +289,18 @@ impl Partition {
         self.published.waiters.load(Ordering::Relaxed)
     }
 
-    /// Produces that wait and batches that are parked, for metrics.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// Who waits here, for metrics.
+    pub fn waiting(&self) -> Waiting {
+        if !self.has_waiters() {
+            return Waiting::default();
+        }
         let state = self.state.lock();
-        (state.waiters.len(), state.parked.len())
+        Waiting {
+            for_acks: state.waiters.len(),
+            parked: state.parked.len(),
+            parked_bytes: state.parked_bytes,
+            deletions: state.deletions.len(),
+        }
     }
 
     /// First offset not committed, without the lock.

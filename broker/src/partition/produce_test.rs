@@ -13,6 +13,7 @@ use crate::{
         sim::{Fault, PowerCut},
     },
     log::{Log, LogBudgets, LogConfig, LogEnv, SaltSource},
+    telemetry::{Bounds, Registry},
 };
 
 #[test]
@@ -163,7 +164,7 @@ fn batches_park_in_order_while_the_log_is_not_ready() {
     for tag in 0..40 {
         harness.send(tag, batch(1, 1000));
     }
-    let (_, parked) = harness.partition.waiting();
+    let parked = harness.partition.waiting().parked;
     assert!(parked > 20, "{parked} parked: one window holds a few, the rest waits for a roll");
     drop(gate);
     for tag in 0..40 {
@@ -174,6 +175,10 @@ fn batches_park_in_order_while_the_log_is_not_ready() {
 #[test]
 fn what_parks_is_bounded() {
     let harness = Harness::leading(Setup { parked_bytes_max: 10_000, ..Setup::default() });
+    let metrics = Registry::new();
+    let partition = Arc::clone(&harness.partition);
+    let parked = move || partition.waiting().parked_bytes as u64;
+    harness.partition.env.parked.watch(&Bounds::register(&metrics), parked);
     let gate = harness.hold_work();
     for tag in 0..40 {
         harness.send(tag, batch(1, 1000));
@@ -186,6 +191,15 @@ fn what_parks_is_bounded() {
         refused += 1;
     }
     assert!(refused > 20);
+    let used = harness.partition.waiting().parked_bytes;
+    let text = metrics.encode();
+    for line in [
+        format!("riverrun_bound_used{{bound=\"produce.parked.percent\"}} {used}"),
+        "riverrun_bound_limit{bound=\"produce.parked.percent\"} 10000".to_owned(),
+        format!("riverrun_bound_hits_total{{bound=\"produce.parked.percent\"}} {refused}"),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
     drop(gate);
     for _ in refused..40 {
         harness.outcome().1.unwrap();

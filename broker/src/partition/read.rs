@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     log::{Batches, ColdRead, Damage, Read, ReadError},
+    replica::Replica,
     telemetry::{Bound, Bounds, Usage},
 };
 
@@ -78,7 +79,8 @@ pub struct OffsetAt {
 
 /// Bytes that reads from the disk may hold at once, broker-wide: one reader's history must not
 /// crowd out another's, nor fill the memory. It bounds the line of reads on the pool as well: a job
-/// keeps its share until it has run, whether or not its reader still waits.
+/// keeps its share until it has run, whether or not its reader still waits. A batch comes whole,
+/// however much larger than what was asked for: each thread may hold one beyond the budget.
 #[derive(Debug, Clone)]
 pub struct ReadBudget(Arc<Budget>);
 
@@ -90,8 +92,9 @@ struct Budget {
     bound: OnceLock<Bound>,
 }
 
-/// What a look-up counts for: it reads a few index pages and at most one batch at a time.
-const LOOKUP_BYTES: usize = 64 * 1024;
+/// What every read counts for, however little it asks for, and a look-up, which reads a few index
+/// pages and one batch at a time: so the budget bounds how many stand in line.
+const SHARE_BYTES_MIN: usize = 64 * 1024;
 
 impl ReadBudget {
     /// A budget of `bytes`.
@@ -149,7 +152,7 @@ impl Partition {
         // What was deleted says nothing of divergence (KAFKA-14078).
         if let Some(epoch) = fetch.last_read_epoch
             && fetch.from >= log_start_offset
-            && let Some(diverging) = self.divergence(fetch.from, epoch)
+            && let Some(diverging) = self.divergence(fetch.from, epoch)?
         {
             return Ok(diverging);
         }
@@ -193,7 +196,7 @@ impl Partition {
             None => self.reader.max_timestamp(upper),
         };
         let found = self
-            .on_pool(LOOKUP_BYTES, move || lookup.run())
+            .on_pool(SHARE_BYTES_MIN, move || lookup.run())
             .await?
             .map_err(|error| self.fetch_error(Offset::ZERO, error))?;
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
@@ -210,7 +213,7 @@ impl Partition {
         bytes: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FetchError> {
-        let share = self.env.read_budget.take(bytes).await;
+        let share = self.env.read_budget.take(bytes.max(SHARE_BYTES_MIN)).await;
         let (answer, answered) = oneshot::channel();
         self.env.pool.run(Lane::Read, move || {
             if answer.is_closed() {
@@ -232,10 +235,7 @@ impl Partition {
             return Err(FetchError::Closing);
         }
         let Some(current) = self.leads() else {
-            return Err(self.with_replica(|replica, _| FetchError::NotLeader {
-                leader: replica.registration().and_then(|r| r.leader),
-                epoch: replica.registration().map(|r| r.leader_epoch),
-            }));
+            return Err(self.with_replica(|replica, _| not_leader(replica)));
         };
         match given {
             Some(given) if given < current => Err(FetchError::FencedLeaderEpoch { given, current }),
@@ -247,10 +247,24 @@ impl Partition {
     }
 
     /// replication.md 1.4 check 5, for a consumer.
-    fn divergence(&self, from: Offset, last_read: LeaderEpoch) -> Option<Fetched> {
-        self.with_replica(|_, log| {
-            let (epoch, end) = log.end_offset_for(last_read)?;
-            (epoch < last_read || end < from).then_some(Fetched::Diverging { epoch, end })
+    ///
+    /// A leader's log knows the leader's own epoch from its first moment on. So one that is newer
+    /// than all it knows was written by a later leader, and this broker has not heard that it was
+    /// replaced: whoever asks is to find the other one, and is told as Kafka tells a consumer that
+    /// names the epoch it knows (KIP-320). OFFSET_OUT_OF_RANGE, Kafka's answer to one that names
+    /// none, would have it give up its place because of a leader that is out of date.
+    fn divergence(
+        &self,
+        from: Offset,
+        last_read: LeaderEpoch,
+    ) -> Result<Option<Fetched>, FetchError> {
+        self.with_replica(|replica, log| {
+            if let Some((epoch, end)) = log.end_offset_for(last_read) {
+                let parts = epoch < last_read || end < from;
+                return Ok(parts.then_some(Fetched::Diverging { epoch, end }));
+            }
+            let current = replica.leads().ok_or_else(|| not_leader(replica))?;
+            Err(FetchError::UnknownLeaderEpoch { given: last_read, current })
         })
     }
 
@@ -269,5 +283,12 @@ impl Partition {
             }
             ReadError::Log(error) => FetchError::StorageFailed { why: error.to_string() },
         }
+    }
+}
+
+fn not_leader(replica: &Replica) -> FetchError {
+    FetchError::NotLeader {
+        leader: replica.registration().and_then(|r| r.leader),
+        epoch: replica.registration().map(|r| r.leader_epoch),
     }
 }

@@ -1,6 +1,6 @@
 //! What a reader may rely on.
 
-use riverrun_proto::timestamp::Timestamp;
+use riverrun_proto::{ids::BrokerId, timestamp::Timestamp};
 
 use super::{test_support::*, watch::ReadySet, *};
 
@@ -61,6 +61,34 @@ fn a_reader_of_another_history_is_told_where_they_part() {
     assert!(matches!(ask(6, 4), Ok(Fetched::Batches { .. })));
     assert_eq!(ask(5, 1), Ok(Fetched::Diverging { epoch: epoch(1), end: at(3) }));
     assert_eq!(ask(5, 3), Ok(Fetched::Diverging { epoch: epoch(1), end: at(3) }));
+    // One that has read what only a later leader can have written: this one is out of date.
+    let newer = Err(FetchError::UnknownLeaderEpoch { given: epoch(5), current: epoch(4) });
+    for from in [0, 3, 6, 7] {
+        assert_eq!(ask(from, 5), newer, "from {from}");
+    }
+    harness.register(Some(BrokerId(3)), 6, 3);
+    assert!(matches!(ask(3, 5), Err(FetchError::NotLeader { .. })));
+}
+
+#[test]
+fn a_reader_of_an_emptied_log_is_told_the_truth() {
+    let harness = Harness::leading(Setup::default());
+    harness.send(0, batch(3, 10));
+    harness.offsets(0);
+    harness.register(Some(ME), 4, 2);
+    assert_eq!(harness.delete(None), Ok(at(3)));
+    let ask = |from, last_read| {
+        harness.fetch_with(Fetch {
+            from: at(from),
+            max_bytes: 1 << 20,
+            leader_epoch: None,
+            last_read_epoch: Some(epoch(last_read)),
+        })
+    };
+    assert!(matches!(ask(3, 1), Ok(Fetched::Batches { .. })), "it has read all there was");
+    assert!(matches!(ask(3, 4), Ok(Fetched::Batches { .. })));
+    assert!(matches!(ask(2, 1), Err(FetchError::OutOfRange { .. })), "deleted, not diverging");
+    assert!(matches!(ask(3, 5), Err(FetchError::UnknownLeaderEpoch { .. })));
 }
 
 #[tokio::test]

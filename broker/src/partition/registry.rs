@@ -349,11 +349,14 @@ impl Registry {
         let (topic, index, state) = assigned;
         let id = TopicPartition::new(topic.id, index);
         // One log that takes us by surprise does not keep the others from being opened.
-        let started = catch_unwind(AssertUnwindSafe(|| self.try_start(id, topic, exists, clean)))
-            .unwrap_or_else(|panic| Err(Failed::panicked(&panic_text(&*panic))));
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let (partition, report) = self.try_start(id, topic, exists, clean)?;
+            partition.register(registration(state));
+            Ok((partition, report))
+        }))
+        .unwrap_or_else(|panic| Err(Failed::panicked(panic_text(&*panic))));
         match started {
             Ok((partition, report)) => {
-                partition.register(registration(state));
                 self.partitions.write().insert(id, partition);
                 self.failed.write().remove(&id);
                 Ok(report)

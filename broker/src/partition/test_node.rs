@@ -147,7 +147,7 @@ impl World {
                 pool: pool.clone(),
                 metrics: StorageMetrics::register(&Metrics::new()),
                 read_budget: ReadBudget::new(1 << 20),
-                parked_bytes_max: 1 << 20,
+                parked: ParkedLimit::new(1 << 20),
             },
             topic_defaults: config.topic,
             log_settings: config.log,

@@ -107,7 +107,7 @@ impl Harness {
                 pool: pool.clone(),
                 metrics: StorageMetrics::register(&crate::telemetry::Registry::new()),
                 read_budget: ReadBudget::new(1 << 20),
-                parked_bytes_max: setup.parked_bytes_max,
+                parked: ParkedLimit::new(setup.parked_bytes_max),
             },
             Settings {
                 max_message_bytes: 64 << 10,

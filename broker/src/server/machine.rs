@@ -5,11 +5,15 @@ use crate::{
     io::{limits, real::RealDisk},
 };
 
-/// Raises what may be raised, and says what is too low.
-pub(super) fn prepare(config: &Config) {
+/// Raises what may be raised.
+pub(super) fn prepare() {
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "the number of open files could not be raised");
     }
+}
+
+/// Says what is too low for a broker that has the machine to itself, once it was raised.
+pub(super) fn complain(config: &Config) {
     let network = &config.network;
     let connections = u64::from(network.max_connections) + u64::from(network.http_max_connections);
     for low in limits::Limits::read().too_low(config.topic.segment_bytes.get(), connections) {

@@ -41,10 +41,10 @@ use crate::{
         QuorumError, topics::TopicPolicy,
     },
     http::{HttpServer, Probes},
-    io::real::{MapPolicy, RealDisk},
+    io::real::{DiskBounds, MapPolicy, RealDisk},
     log::{LogBudgets, LogEnv, SaltSource},
     partition::{
-        IoPool, PartitionEnv, ReadBudget, WriteGate,
+        IoPool, ParkedLimit, PartitionEnv, ReadBudget, WriteGate,
         registry::{OpenReport, Registry, RegistryEnv},
     },
     service::{self, ServiceEnv, limits::Limits},
@@ -105,11 +105,15 @@ impl Server {
     /// # Errors
     /// Whatever had been started has ended again: ports, threads, the directory's lock.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        machine::prepare();
+        machine::complain(&config);
         Self::start_holding(config, None).await
     }
 
-    /// As [`Server::start`]; `dir`, which holds the data, is removed once the broker has stopped.
+    /// As [`Server::start`], inside another program, whose machine is not ours to complain about;
+    /// `dir`, which holds the data, is removed once the broker has stopped.
     pub(crate) async fn start_in(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
+        machine::prepare();
         Self::start_holding(config, dir).await
     }
 
@@ -128,7 +132,6 @@ impl Server {
         config: Config,
         parts: &mut Parts,
     ) -> Result<(SocketAddr, SocketAddr, OpenReport, Duration), StartError> {
-        machine::prepare(&config);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
@@ -148,7 +151,7 @@ impl Server {
         let http_address = http.local_addr();
         tokio::spawn(http.serve(shutdown.clone()));
 
-        let disk = RealDisk::new(MapPolicy::Auto);
+        let disk = RealDisk::with_bounds(MapPolicy::Auto, disk_bounds(&config.log));
         let (directory, quorum, identity) = blocking({
             let (config, disk) = (config.clone(), disk.clone());
             move || open_metadata(&config, disk)
@@ -178,7 +181,7 @@ impl Server {
                     .map_err(io_error("starting the I/O threads"))?,
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
-                parked_bytes_max: limits.admission_bytes / 4,
+                parked: ParkedLimit::new(limits.parked_bytes_max),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -208,9 +211,15 @@ impl Server {
         ));
         let space =
             SpaceGuard::new(Arc::clone(directory), env.partition.gate.clone(), registry.counters());
-        let keeper = Keeper { registry: Arc::clone(&registry), space, disk, clock: clock.clone() };
+        let keeper = Keeper {
+            registry: Arc::clone(&registry),
+            space,
+            disk: disk.clone(),
+            clock: clock.clone(),
+        };
         parts.keeper = Some(keeper.start(&config, &shutdown)?);
-        let watched = Watched { directory, quorum: &quorum, registry: &registry, env: &env };
+        let watched =
+            Watched { directory, disk: &disk, quorum: &quorum, registry: &registry, env: &env };
         observe::watch(&watched, &metrics, &bounds, &config, &clock);
 
         let quorum: Arc<dyn MetaQuorum> = quorum;
@@ -299,6 +308,11 @@ fn report_opening(report: &OpenReport) {
     for (partition, why) in failed {
         tracing::error!(%partition, %why, "partition not opened; it answers KAFKA_STORAGE_ERROR, the others serve");
     }
+}
+
+/// A sealed segment that is kept open has a map: one bound for both.
+fn disk_bounds(log: &LogConfig) -> DiskBounds {
+    DiskBounds { sealed_maps: log.open_segments_max as usize, ..DiskBounds::default() }
 }
 
 fn log_budgets(log: &LogConfig) -> LogBudgets {

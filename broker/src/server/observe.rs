@@ -7,6 +7,7 @@ use crate::{
     clock::Clock,
     config::Config,
     controller::{LocalOptions, LocalQuorum},
+    io::{limits, real::RealDisk},
     partition::registry::{Registry, RegistryEnv},
     telemetry::{
         Bounds, DiskSample, PartitionSample, Registry as Metrics, StorageMetrics, Usage,
@@ -17,6 +18,7 @@ use crate::{
 /// What is looked at.
 pub(super) struct Watched<'a> {
     pub(super) directory: &'a Arc<DataDirectory>,
+    pub(super) disk: &'a RealDisk,
     pub(super) quorum: &'a Arc<LocalQuorum>,
     pub(super) registry: &'a Arc<Registry>,
     pub(super) env: &'a RegistryEnv,
@@ -39,7 +41,7 @@ pub(super) fn watch(
         let mut all = registry.all();
         all.sort_unstable_by(|a, b| (a.topic(), a.id()).cmp(&(b.topic(), b.id())));
         all.into_iter().map(|partition| {
-            let offsets = partition.offsets();
+            let (offsets, waiting) = (partition.offsets(), partition.waiting());
             PartitionSample {
                 topic: partition.topic().clone(),
                 partition: partition.id().partition,
@@ -49,6 +51,8 @@ pub(super) fn watch(
                 flushed_end_offset: offsets.flushed_end,
                 size_bytes: offsets.size_bytes,
                 segments: offsets.segments as u64,
+                produce_waiters: waiting.for_acks as u64,
+                parked_bytes: waiting.parked_bytes as u64,
             }
         })
     });
@@ -66,7 +70,33 @@ pub(super) fn watch(
     });
 
     let counters = watched.registry.counters();
-    StorageMetrics::watch_log(metrics, move || counters.all());
+    let disk = watched.disk.clone();
+    StorageMetrics::watch_log(metrics, move || {
+        let maps = disk.map_counts();
+        let of_maps = [
+            (
+                "maps_refused",
+                "Maps that were not to be had: read and written without",
+                maps.refused,
+            ),
+            ("maps_evicted", "Sealed segments that lost their map to others", maps.evicted),
+        ];
+        counters.all().into_iter().chain(of_maps).collect()
+    });
+
+    let quorum = Arc::downgrade(watched.quorum);
+    StorageMetrics::watch_metadata(metrics, move || {
+        quorum.upgrade().map_or_else(Vec::new, |quorum| {
+            let stats = quorum.stats();
+            vec![
+                ("entries", "Entries written to the metadata log", stats.entries),
+                ("rejected", "Of these, commands that were rejected", stats.rejected),
+                ("groups", "Groups of entries, each with one sync", stats.groups),
+                ("snapshots", "Snapshots made", stats.snapshots),
+                ("disk_full", "Snapshots and groups that met a full disk", stats.disk_full),
+            ]
+        })
+    });
 
     watch_bounds(watched, bounds, config);
 }
@@ -74,6 +104,25 @@ pub(super) fn watch(
 fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {
     watched.env.partition.read_budget.watch(bounds);
     watched.env.partition.pool.watch(bounds);
+    let registry = Arc::downgrade(watched.registry);
+    watched.env.partition.parked.watch(bounds, move || {
+        let all = registry.upgrade().map_or_else(Vec::new, |registry| registry.all());
+        all.iter().map(|partition| partition.waiting().parked_bytes as u64).max().unwrap_or(0)
+    });
+    let disk = watched.disk.clone();
+    bounds.watch("vm.max_map_count", move || {
+        let maps = disk.map_counts();
+        Usage { used: maps.live as u64, limit: maps.limit as u64 }
+    });
+    let disk = watched.disk.clone();
+    bounds.watch_pool("read_buffers", move || {
+        let (used, limit) = disk.buffer_bytes();
+        Usage { used: used as u64, limit: limit as u64 }
+    });
+    bounds.watch("rlimit.nofile", || {
+        let (open, limit) = (limits::open_files(), limits::Limits::read().open_files);
+        Usage { used: open.unwrap_or(0), limit: limit.unwrap_or(0) }
+    });
     let (log, limit) = (watched.env.log.clone(), config.log.window_budget_bytes.get());
     // Page cache, so no part of the memory budget.
     bounds

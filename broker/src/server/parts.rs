@@ -62,10 +62,12 @@ impl Parts {
         self.shutdown.begin_drain();
         let mut cut_off = None;
         // Calls and streams end by themselves; the other parts end when they are told to.
-        if let Some(serving) = &mut self.serving
-            && timeout(drain, serving).await.is_err()
-        {
-            cut_off = Some("calls or streams".to_owned());
+        if let Some(serving) = &mut self.serving {
+            match timeout(drain, serving).await {
+                // Nobody may ask it again.
+                Ok(_) => self.serving = None,
+                Err(_) => cut_off = Some("calls or streams".to_owned()),
+            }
         }
         self.shutdown.stop();
         if let Some(keeper) = &self.keeper {
@@ -109,7 +111,8 @@ impl Drop for Parts {
             keeper: self.keeper.take(),
             serving: self.serving.take(),
             dir: self.dir.take(),
-            stopped: false,
+            // Whatever becomes of the thread, this is the last try.
+            stopped: true,
         };
         // On a thread of its own: the runtime that this was started in may be about to end.
         let stopping = thread::Builder::new().name("stopping".to_owned()).spawn(move || {
@@ -119,8 +122,6 @@ impl Drop for Parts {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "not stopped in order; the next start scans");
-                    rest.stopped = true;
-                    drop(rest);
                 }
             }
         });
@@ -162,5 +163,56 @@ impl Rest {
         }
         drop(dir);
         marked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, pin::pin};
+
+    use futures::{FutureExt, poll};
+
+    use super::*;
+
+    fn wait_until_gone(dir: &Path) {
+        let since = std::time::Instant::now();
+        while dir.exists() {
+            assert!(since.elapsed() < Duration::from_secs(20), "{} is still there", dir.display());
+            thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_is_given_up_is_done_in_the_background() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let mut parts = Parts::new(Some(dir));
+        // Has ended already; nobody asks a task twice what became of it.
+        let serving = tokio::spawn(async {});
+        while !serving.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        parts.serving = Some(serving);
+        let running = parts.shutdown.register("one that takes its time");
+        {
+            let mut stopping = pin!(parts.stop(Duration::from_secs(60)));
+            assert!(poll!(stopping.as_mut()).is_pending(), "it waits for the one that runs");
+            assert!(stopping.as_mut().now_or_never().is_none());
+        }
+        assert!(parts.serving.is_none());
+        drop(parts);
+        drop(running);
+        wait_until_gone(&path);
+    }
+
+    #[test]
+    fn what_is_dropped_outside_of_any_runtime_stops_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let parts = Parts::new(Some(dir));
+        let shutdown = parts.shutdown.clone();
+        drop(parts);
+        wait_until_gone(&path);
+        assert_eq!(shutdown.phase(), crate::shutdown::Phase::Stopping);
     }
 }

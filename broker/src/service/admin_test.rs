@@ -159,6 +159,40 @@ async fn configurations_change_all_or_nothing() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_the_disk_holds_up_ends_when_the_caller_said_and_is_done_later() {
+    let broker = Broker::start().await;
+    let topic = broker.topic("orders", 2).await;
+    for partition in [0, 1] {
+        broker.write(topic, partition, &["a", "b", "c"]).await;
+    }
+    let delete = async |timeout| {
+        let partitions = [0, 1].map(|index| v1::DeleteRecordsBefore {
+            partition: Some(by_id(topic, index)),
+            before_offset: Some(2),
+        });
+        let request = v1::DeleteRecordsRequest { partitions: partitions.to_vec(), timeout };
+        let answer = broker.admin().delete_records(request).await.unwrap().into_inner();
+        answer.results.into_iter().map(|result| result.outcome.unwrap()).collect::<Vec<_>>()
+    };
+    let gate = broker.hold_log_work(2).await;
+    let soon = prost_types::Duration { seconds: 0, nanos: 1_000_000 };
+    for outcome in delete(Some(soon)).await {
+        let v1::delete_records_result::Outcome::Error(error) = outcome else {
+            panic!("the disk stands still: {outcome:?}")
+        };
+        assert_eq!(error.reason, "REQUEST_TIMED_OUT");
+        assert!(error.retriable && !error.definite, "{error:?}");
+    }
+    drop(gate);
+    let done = v1::delete_records_result::Outcome::LogStartOffset(2);
+    assert_eq!(delete(None).await, [done.clone(), done]);
+    let negative = prost_types::Duration { seconds: -1, nanos: 0 };
+    let request = v1::DeleteRecordsRequest { partitions: vec![], timeout: Some(negative) };
+    let refused = broker.admin().delete_records(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn records_are_deleted_up_to_what_is_committed() {
     let broker = Broker::start().await;
     let topic = broker.topic("orders", 1).await;

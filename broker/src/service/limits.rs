@@ -12,6 +12,8 @@ use crate::config::{ByteSize, Config};
 pub struct Limits {
     /// Bytes of batches received and not yet answered, broker-wide (`produce.admission.percent`).
     pub admission_bytes: usize,
+    /// Of these, what one partition may park while its log is not ready (`produce.parked.percent`).
+    pub parked_bytes_max: usize,
     /// Bytes of unusually large messages being received, broker-wide: half as much again, since a
     /// message is held here until its batches are admitted.
     pub receive_bytes: usize,
@@ -74,8 +76,10 @@ impl Limits {
     /// As `config` says, of a memory budget of `memory`.
     pub fn new(config: &Config, memory: ByteSize) -> Self {
         let (produce, fetch) = (&config.produce, &config.fetch);
+        let admission = memory.percent(produce.admission_percent);
         Self {
-            admission_bytes: memory.percent(produce.admission_percent).as_usize(),
+            admission_bytes: admission.as_usize(),
+            parked_bytes_max: admission.percent(produce.parked_percent).as_usize(),
             receive_bytes: memory.percent(produce.admission_percent / 2).as_usize(),
             admission_wait: produce.admission_wait_ms,
             stream_in_flight_bytes: produce.stream_in_flight_bytes.as_usize(),

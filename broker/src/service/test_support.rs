@@ -31,7 +31,7 @@ pub(super) use crate::{
         command::{RegisterBroker, SetFeatureLevel},
     },
     partition::{
-        IoPool, Lane, Partition, PartitionEnv, ReadBudget,
+        IoPool, Lane, ParkedLimit, Partition, PartitionEnv, ReadBudget,
         registry::{Registry, RegistryEnv},
     },
     telemetry::{Registry as Metrics, StorageMetrics},
@@ -109,7 +109,7 @@ impl Broker {
                 clock: Arc::clone(&clock),
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
-                parked_bytes_max: limits.admission_bytes / 4,
+                parked: ParkedLimit::new(limits.parked_bytes_max),
                 gate: crate::partition::WriteGate::default(),
                 failure,
                 metrics: StorageMetrics::register(&metrics),

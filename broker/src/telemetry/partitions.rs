@@ -32,12 +32,16 @@ pub struct PartitionSample {
     pub size_bytes: u64,
     /// How many segments.
     pub segments: u64,
+    /// Produces that wait for replicas or the disk.
+    pub produce_waiters: u64,
+    /// Bytes of batches that wait for the log to be ready.
+    pub parked_bytes: u64,
 }
 
 /// One family: name, help, unit, value.
 type Column = (&'static str, &'static str, Option<Unit>, fn(&PartitionSample) -> u64);
 
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column; 8] = [
     ("partition_max_offset", "First offset not committed (high watermark)", None, |p| {
         offset(p.high_watermark)
     }),
@@ -52,6 +56,12 @@ const COLUMNS: [Column; 6] = [
     }),
     ("partition_size", "Bytes in segment files", Some(Unit::Bytes), |p| p.size_bytes),
     ("partition_segments", "Segment files", None, |p| p.segments),
+    ("partition_produce_waiters", "Produces that wait for replicas or the disk", None, |p| {
+        p.produce_waiters
+    }),
+    ("partition_parked", "Batches that wait for a log to be ready", Some(Unit::Bytes), |p| {
+        p.parked_bytes
+    }),
 ];
 
 /// Registers `riverrun_partition_*{topic,partition}` for at most `max` partitions
@@ -122,6 +132,8 @@ mod tests {
             flushed_end_offset: offset(18),
             size_bytes: 4_096,
             segments: 2,
+            produce_waiters: 3,
+            parked_bytes: 700,
         }
     }
 
@@ -137,6 +149,8 @@ mod tests {
             "riverrun_partition_flushed_offset{topic=\"orders\",partition=\"1\"} 18",
             "riverrun_partition_size_bytes{topic=\"orders\",partition=\"1\"} 4096",
             "riverrun_partition_segments{topic=\"orders\",partition=\"1\"} 2",
+            "riverrun_partition_produce_waiters{topic=\"orders\",partition=\"1\"} 3",
+            "riverrun_partition_parked_bytes{topic=\"orders\",partition=\"1\"} 700",
             "riverrun_partition_series_left_out 3",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

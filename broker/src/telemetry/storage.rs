@@ -83,7 +83,16 @@ impl StorageMetrics {
         registry: &Registry,
         read: impl Fn() -> Vec<LogCounter> + Send + Sync + 'static,
     ) {
-        registry.collect("log", LogActivity(Box::new(read)));
+        registry.collect("log", Activity { of: "log", read: Box::new(read) });
+    }
+
+    /// Registers `riverrun_metadata_<what>_total` for each counter of the metadata log. `read` is
+    /// asked at every scrape.
+    pub fn watch_metadata(
+        registry: &Registry,
+        read: impl Fn() -> Vec<LogCounter> + Send + Sync + 'static,
+    ) {
+        registry.collect("metadata", Activity { of: "metadata", read: Box::new(read) });
     }
 
     /// A batch was appended.
@@ -100,18 +109,21 @@ impl StorageMetrics {
 /// A counter of the log: name, meaning, value.
 pub type LogCounter = (&'static str, &'static str, u64);
 
-struct LogActivity(Box<dyn Fn() -> Vec<LogCounter> + Send + Sync>);
+struct Activity {
+    of: &'static str,
+    read: Box<dyn Fn() -> Vec<LogCounter> + Send + Sync>,
+}
 
-impl fmt::Debug for LogActivity {
+impl fmt::Debug for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LogActivity")
+        f.debug_struct("Activity").field("of", &self.of).finish_non_exhaustive()
     }
 }
 
-impl Collector for LogActivity {
+impl Collector for Activity {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for (name, help, value) in (self.0)() {
-            let name = format!("log_{name}");
+        for (name, help, value) in (self.read)() {
+            let name = format!("{}_{name}", self.of);
             let counter = ConstCounter::new(value);
             let family =
                 encoder.encode_descriptor(&name, help.trim(), None, MetricType::Counter)?;
@@ -169,8 +181,10 @@ mod tests {
         metrics.observe_append(Duration::from_micros(3));
         metrics.observe_fsync(Duration::from_micros(300));
         StorageMetrics::watch_log(&registry, || vec![("rolls", " Segments begun.", 3)]);
+        StorageMetrics::watch_metadata(&registry, || vec![("entries", "Entries written", 5)]);
         let text = registry.encode();
         for line in [
+            "riverrun_metadata_entries_total 5",
             "riverrun_append_duration_seconds_bucket{le=\"0.000005\"} 1",
             "riverrun_fsync_duration_seconds_count 1",
             "riverrun_log_rolls_total 3",
