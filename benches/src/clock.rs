@@ -58,6 +58,11 @@ pub fn unix_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Now, as RFC 3339 writes it, in UTC.
+pub fn utc() -> String {
+    jiff::Timestamp::from_millisecond(unix_ms()).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use riverrun_bench::{cli::Cli, error};
+use riverrun_bench::cli::Cli;
 
 fn main() -> ExitCode {
-    error::report(Cli::from_arguments().run())
+    Cli::from_arguments().run()
 }

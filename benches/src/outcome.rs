@@ -269,8 +269,10 @@ impl Subject {
     pub const NULL_SOURCE: &str = "null-source";
     /// The null sink, one single record at a time.
     pub const PING_PONG: &str = "grpc-ping-pong";
-    /// Bytes through a TCP connection over loopback.
-    pub const TCP: &str = "tcp-loopback";
+    /// The same batches through a TCP connection over loopback, from the load generator.
+    pub const TCP_UP: &str = "tcp-loopback-up";
+    /// The same, towards the load generator.
+    pub const TCP_DOWN: &str = "tcp-loopback-down";
     /// 1 MiB pwrite and fdatasync in turn, on the disk of the data.
     pub const DISK: &str = "disk";
 }
@@ -314,6 +316,19 @@ impl Document {
         fs::write(file.path(), text).map_err(failed())?;
         file.persist(path).map_err(|e| failed()(e.error))?;
         Ok(())
+    }
+}
+
+// === impl Cost ===
+
+impl Cost {
+    /// Takes what a broker says it appended in place of what was counted here.
+    pub fn set_appended(&mut self, bytes: u64) {
+        self.appended_bytes = Some(bytes).filter(|bytes| *bytes > 0);
+        self.device_bytes_per_byte = self
+            .device_written_bytes
+            .zip(self.appended_bytes)
+            .map(|(device, appended)| device as f64 / appended as f64);
     }
 }
 

@@ -309,6 +309,11 @@ impl Workload {
         self.kind != Kind::Consume
     }
 
+    /// Whether records are read while it is measured.
+    pub fn reads(&self) -> bool {
+        self.kind != Kind::Produce
+    }
+
     /// One line for people: what no two runs of a comparison may differ in.
     pub fn line(&self) -> String {
         let load = match self.rate {

@@ -2,21 +2,47 @@
 
 mod workload_args;
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
+use riverrun_broker::clock::{Clock as _, SystemClock};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 pub use self::workload_args::WorkloadArgs;
 use crate::{
-    error::{BenchError, Result},
+    broker::{AS_BROKER, BrokerArgs},
+    ceiling::{self, AS_NULL, ServerArgs},
+    error::{self, BenchError, Result},
+    outcome::Document,
+    process,
+    session::{self, SessionArgs},
+    table,
     workload::Kind,
 };
 
 const ABOUT: &str = "Load for a Riverrun broker, with the machine's ceilings measured beside it";
 
+const AFTER_HELP: &str = "\
+Start here:
+  riverrun-bench produce                              1 KiB records, synced before they are acked
+  riverrun-bench produce --durability memory --path batches --against-ceiling --rounds 5
+  riverrun-bench end-to-end --rate 2k --durability memory
+  riverrun-bench ceiling                              what this machine leaves to any broker
+
+Each starts a broker of its own on a temporary directory, unless --brokers names some. Ratios carry
+over from machine to machine, absolute figures do not.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no broker could serve.";
+
 /// Everything that may be typed.
 #[derive(Debug, Parser)]
-#[command(name = "riverrun-bench", version, about = ABOUT)]
+#[command(name = "riverrun-bench", version, about = ABOUT, after_help = AFTER_HELP)]
 #[command(disable_help_subcommand = true, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
@@ -33,6 +59,18 @@ enum Command {
     ProduceConsume(RunArgs),
     /// Single records at a rate, from the intended moment of sending to the consumer's hands
     EndToEnd(RunArgs),
+    /// What this machine leaves to a broker: null sink, null source, ping-pong, bare TCP, disk
+    Ceiling(RunArgs),
+    /// The server behind `ceiling`
+    #[command(name = AS_NULL, hide = true)]
+    AsNull(ServerArgs),
+    /// The broker under load: `riverrun` of this build
+    #[command(name = AS_BROKER, hide = true)]
+    AsBroker {
+        /// What `riverrun` is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// What commands that measure have in common.
@@ -41,9 +79,11 @@ struct RunArgs {
     #[command(flatten)]
     workload: WorkloadArgs,
 
-    /// Write everything that was measured into FILE, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    #[command(flatten)]
+    session: SessionArgs,
 }
 
 // === impl Cli ===
@@ -55,21 +95,67 @@ impl Cli {
         Self::parse()
     }
 
-    /// Runs the command to its end.
-    ///
-    /// # Errors
-    /// What went wrong, for [`report`](crate::error::report).
-    pub fn run(self) -> Result<()> {
-        let (kind, args) = match self.command {
-            Command::Produce(args) => (Kind::Produce, args),
-            Command::Consume(args) => (Kind::Consume, args),
-            Command::ProduceConsume(args) => (Kind::ProduceConsume, args),
-            Command::EndToEnd(args) => (Kind::EndToEnd, args),
+    /// Runs the command to its end, and tells what went wrong.
+    pub fn run(self) -> ExitCode {
+        let outcome = match self.command {
+            Command::Produce(args) => measure(&args, Kind::Produce),
+            Command::Consume(args) => measure(&args, Kind::Consume),
+            Command::ProduceConsume(args) => measure(&args, Kind::ProduceConsume),
+            Command::EndToEnd(args) => measure(&args, Kind::EndToEnd),
+            Command::Ceiling(args) => measure_ceilings(&args),
+            Command::AsNull(args) => ceiling::serve(&args),
+            Command::AsBroker { arguments } => return as_broker(arguments),
         };
-        let workload = args.workload.workload(kind)?;
-        let _ = args.json;
-        Err(BenchError::Failed(format!("not measured yet: {}", workload.line())))
+        error::report(outcome)
     }
+}
+
+fn measure(args: &RunArgs, kind: Kind) -> Result<()> {
+    let workload = args.workload.workload(kind)?;
+    let document = block_on(session::run(&[workload], &args.broker, &args.session))?;
+    tell(&document, &args.session)
+}
+
+fn measure_ceilings(args: &RunArgs) -> Result<()> {
+    let workload = args.workload.workload(Kind::Produce)?;
+    let document = block_on(session::ceilings(&workload, &args.broker, &args.session))?;
+    tell(&document, &args.session)
+}
+
+/// The table, the JSON, and whether the ratios in them can be trusted.
+fn tell(document: &Document, args: &SessionArgs) -> Result<()> {
+    if let Some(path) = &args.json {
+        document.write(path)?;
+    }
+    io::stdout().write_all(table::text(document).as_bytes()).map_err(BenchError::stdout)?;
+    session::refuse_bad_yardsticks(document)
+}
+
+/// Runs a measurement until it is done, or until Ctrl-C or SIGTERM; then everything it started is
+/// stopped and removed.
+fn block_on<T>(measurement: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = Runtime::new().map_err(BenchError::io("starting threads"))?;
+    runtime.block_on(async {
+        let listen = |kind| signal(kind).map_err(BenchError::io("listening for Ctrl-C"));
+        let mut int = listen(SignalKind::interrupt())?;
+        let mut term = listen(SignalKind::terminate())?;
+        tokio::select! {
+            done = measurement => done,
+            _ = int.recv() => Err(BenchError::Interrupted),
+            _ = term.recv() => Err(BenchError::Interrupted),
+        }
+    })
+}
+
+/// Is the product's binary, until its parent ends.
+fn as_broker(arguments: Vec<OsString>) -> ExitCode {
+    let start = SystemClock.monotonic();
+    if let Err(error) = process::end_with_parent() {
+        return error::report(Err(BenchError::io("tying the process to its parent")(error)));
+    }
+    let command_line = [OsString::from("riverrun")].into_iter().chain(arguments);
+    let broker = <riverrun_broker::cli::Cli as Parser>::parse_from(command_line);
+    riverrun_broker::cli::report(broker.run(start))
 }
 
 #[cfg(test)]
