@@ -73,6 +73,11 @@ impl Accounts {
         Self { subject, device, notes }
     }
 
+    /// Of this process alone, and of the device that `data` is on: where nothing else is measured.
+    pub fn own(data: &Path) -> Self {
+        Self { notes: Vec::new(), subject: None, ..Self::of(Some(process::id()), Some(data)) }
+    }
+
     /// What is unknown, in words.
     pub fn notes(&self) -> &[String] {
         &self.notes

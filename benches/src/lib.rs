@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`workload`] | what is measured, with every setting that changes a figure |
+//! | [`workload`], [`named`], [`omb`] | what is measured, with every setting that changes a figure; by name, from files |
 //! | [`outcome`] | what was found: the one JSON document, which all commands write and read |
 //! | [`session`] | a command that measures: the product alternating with its ceilings |
 //! | [`product`], [`broker`] | runs of the product, on a broker process started for them |
@@ -21,6 +21,8 @@ pub mod clock;
 pub mod error;
 pub mod load;
 pub mod measure;
+pub mod named;
+pub mod omb;
 pub mod outcome;
 pub mod pacer;
 pub mod payload;

@@ -85,10 +85,11 @@ async fn a_burst_ends_at_its_bytes_and_says_so() {
 
 #[tokio::test]
 async fn failures_of_the_load_are_failures_of_the_run() {
-    let failed =
-        run(&workload(60_000, 0), None, async |_, _| Err(BenchError::Failed("no broker".into())));
+    let quick = workload(60_000, 0);
+    let failed = run(&quick, None, async |_, _| Err(BenchError::Failed("no broker".into())));
     assert!(failed.await.unwrap_err().to_string().contains("no broker"));
-    let early = run(&workload(60_000, 10_000), None, async |_, _| Ok(()));
+    let warming = workload(60_000, 10_000);
+    let early = run(&warming, None, async |_, _| Ok(()));
     assert!(early.await.unwrap_err().to_string().contains("within its warm-up"));
 }
 

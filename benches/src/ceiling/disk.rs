@@ -60,7 +60,7 @@ fn steps(
             if quota.take(batches.records) == 0 {
                 break;
             }
-            step.extend_from_slice(&batches.next());
+            step.extend_from_slice(&batches.take());
             taken += 1;
         }
         if step.is_empty() {

@@ -118,8 +118,10 @@ impl Ceilings {
         let stop = Stop::new();
         let quota = Arc::new(Quota::new(workload.records));
         let on_disk = ceiling == Ceiling::Disk;
-        let process = (!on_disk).then(|| self.server.process_id());
-        let accounts = Accounts::of(process, on_disk.then_some(self.dir.as_path()));
+        let accounts = match on_disk {
+            true => Accounts::own(&self.dir),
+            false => Accounts::of(Some(self.server.process_id()), None),
+        };
         let measurement = Measurement {
             subject: ceiling.subject(),
             round,

@@ -20,6 +20,7 @@ use crate::{
     broker::{AS_BROKER, BrokerArgs},
     ceiling::{self, AS_NULL, ServerArgs},
     error::{self, BenchError, Result},
+    named::{NAMED, Set},
     outcome::Document,
     process,
     session::{self, SessionArgs},
@@ -34,6 +35,7 @@ Start here:
   riverrun-bench produce                              1 KiB records, synced before they are acked
   riverrun-bench produce --durability memory --path batches --against-ceiling --rounds 5
   riverrun-bench end-to-end --rate 2k --durability memory
+  riverrun-bench suite --rounds 5 --against-ceiling --json results.json
   riverrun-bench ceiling                              what this machine leaves to any broker
 
 Each starts a broker of its own on a temporary directory, unless --brokers names some. Ratios carry
@@ -61,6 +63,8 @@ enum Command {
     EndToEnd(RunArgs),
     /// What this machine leaves to a broker: null sink, null source, ping-pong, bare TCP, disk
     Ceiling(RunArgs),
+    /// Named workloads, one after the other
+    Suite(SuiteArgs),
     /// The server behind `ceiling`
     #[command(name = AS_NULL, hide = true)]
     AsNull(ServerArgs),
@@ -86,6 +90,21 @@ struct RunArgs {
     session: SessionArgs,
 }
 
+/// A suite.
+#[derive(Args, Debug)]
+struct SuiteArgs {
+    /// Workloads by name or file [default: all of the standard set]
+    #[arg(value_name = "NAME|FILE")]
+    names: Vec<String>,
+
+    /// Say what there is, measure nothing
+    #[arg(long)]
+    list: bool,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 // === impl Cli ===
 
 impl Cli {
@@ -103,6 +122,7 @@ impl Cli {
             Command::ProduceConsume(args) => measure(&args, Kind::ProduceConsume),
             Command::EndToEnd(args) => measure(&args, Kind::EndToEnd),
             Command::Ceiling(args) => measure_ceilings(&args),
+            Command::Suite(args) => measure_suite(&args),
             Command::AsNull(args) => ceiling::serve(&args),
             Command::AsBroker { arguments } => return as_broker(arguments),
         };
@@ -120,6 +140,33 @@ fn measure_ceilings(args: &RunArgs) -> Result<()> {
     let workload = args.workload.workload(Kind::Produce)?;
     let document = block_on(session::ceilings(&workload, &args.broker, &args.session))?;
     tell(&document, &args.session)
+}
+
+fn measure_suite(args: &SuiteArgs) -> Result<()> {
+    if args.list {
+        return list();
+    }
+    let standard = NAMED.iter().filter(|named| named.set == Set::Standard);
+    let names: Vec<&str> = match args.names.as_slice() {
+        [] => standard.map(|named| named.name).collect(),
+        names => names.iter().map(String::as_str).collect(),
+    };
+    let RunArgs { workload, broker, session } = &args.run;
+    // Everything that is wrong is found before anything is measured.
+    let workloads =
+        names.into_iter().map(|name| workload.load(name)).collect::<Result<Vec<_>>>()?;
+    let document = block_on(session::run(&workloads, broker, session))?;
+    tell(&document, session)
+}
+
+/// What can be named.
+fn list() -> Result<()> {
+    let mut text = String::new();
+    for named in NAMED {
+        let long = if named.set == Set::Long { " (only when named)" } else { "" };
+        text += &format!("{:36} {}{long}\n", named.name, named.purpose());
+    }
+    io::stdout().write_all(text.as_bytes()).map_err(BenchError::stdout)
 }
 
 /// The table, the JSON, and whether the ratios in them can be trusted.

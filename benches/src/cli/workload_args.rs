@@ -1,26 +1,25 @@
 //! A workload from flags, or from a file whose settings flags replace one by one.
 
-use std::{
-    fs,
-    path::{Path as FilePath, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::{
     error::{BenchError, Result},
+    named,
+    omb::Loaded,
     units::{parse_rate, parse_size, parse_time},
-    workload::{Acks, Codec, Durability, Kind, Path, Segments, Volume, Workload},
+    workload::{Acks, Codec, Durability, Kind, Path, Segments, Volume, Workload, name_of},
 };
 
 /// Flags that make a workload. What is not given is as in the file, or the default.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Workload")]
 pub struct WorkloadArgs {
-    /// A workload file (TOML); flags replace its settings
-    #[arg(short, long, value_name = "FILE")]
-    workload: Option<PathBuf>,
+    /// A workload by name (see suite --list) or file (TOML; YAML of the OpenMessaging benchmark);
+    /// flags replace its settings
+    #[arg(short, long, value_name = "NAME|FILE")]
+    workload: Option<String>,
 
     /// Bytes of a record's value [default: 1KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -111,17 +110,29 @@ impl WorkloadArgs {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn workload(&self, kind: Kind) -> Result<Workload> {
-        let mut workload = match &self.workload {
-            Some(file) => read(file)?,
-            None => defaults(kind),
+        let Some(name) = &self.workload else {
+            let mut workload = defaults(kind);
+            self.replace_in(&mut workload);
+            return workload.checked();
         };
-        if self.workload.is_some() && workload.kind != kind {
+        let workload = self.load(name)?;
+        if workload.kind != kind {
             return Err(BenchError::Usage(format!(
-                "{} is for another command: its kind is {}",
-                self.workload.as_deref().unwrap_or(FilePath::new("")).display(),
-                crate::workload::name_of(workload.kind)
+                "{name} is for another command: its kind is {}",
+                name_of(workload.kind)
             )));
         }
+        Ok(workload)
+    }
+
+    /// A workload by name or file, changed by what was given. Says on standard error what of it was
+    /// taken otherwise than it is written.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self, name_or_path: &str) -> Result<Workload> {
+        let Loaded { mut workload, notes } = named::load(name_or_path)?;
+        notes.iter().for_each(|note| eprintln!("note: {name_or_path}: {note}"));
         self.replace_in(&mut workload);
         workload.checked()
     }
@@ -157,19 +168,15 @@ impl WorkloadArgs {
 
 /// What a command does without a file.
 fn defaults(kind: Kind) -> Workload {
-    let name = crate::workload::name_of(kind);
+    let name = name_of(kind);
     let rate = (kind == Kind::EndToEnd).then_some(1_000.0);
     Workload { name, kind, rate, ..Workload::default() }
 }
 
-fn read(file: &FilePath) -> Result<Workload> {
-    let shown = file.display();
-    let text = fs::read_to_string(file).map_err(BenchError::io(format!("reading {shown}")))?;
-    Workload::from_toml(&text).map_err(|e| BenchError::Usage(format!("{shown}: {e}")))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use clap::Parser;
 
     use super::*;
@@ -209,6 +216,6 @@ mod tests {
             assert_eq!(workload.kind, *kind);
         }
         assert!(workload(Kind::Produce, &["--in-flight", "100"]).is_err());
-        assert!(workload(Kind::Produce, &["-w", "/no/such/file"]).is_err());
+        assert!(workload(Kind::Produce, &["-w", "/no/such/file.toml"]).is_err());
     }
 }

@@ -100,7 +100,7 @@ async fn one(drains: Drains, partitions: Vec<u32>) -> Result<()> {
         stale: false,
     };
     let open = Request::Open(v1::FetchStreamOpen {
-        partitions: drain.from_the_beginning(),
+        partitions: drain.starts(),
         format: v1::ReadFormat::Encoded.into(),
         isolation: v1::IsolationLevel::ReadUncommitted.into(),
         initial_credit_bytes: Some(CREDIT_BYTES),
@@ -123,7 +123,8 @@ async fn one(drains: Drains, partitions: Vec<u32>) -> Result<()> {
         };
         match answer.response {
             Some(Response::Data(data)) => {
-                if drain.take(data).await? {
+                let enough = drain.take(data).await?;
+                if enough {
                     return Ok(());
                 }
             }
@@ -143,7 +144,7 @@ impl Drain {
         let _ = self.requests.send(v1::FetchStreamRequest { request: Some(request) }).await;
     }
 
-    fn from_the_beginning(&self) -> Vec<v1::PartitionFrom> {
+    fn starts(&self) -> Vec<v1::PartitionFrom> {
         let from = |partition: &u32| v1::PartitionFrom {
             partition: Some(v1::TopicPartition {
                 topic: String::new(),
@@ -214,7 +215,7 @@ impl Drain {
         self.next.clear();
         self.generation += 1;
         self.stale = true;
-        let set = self.from_the_beginning();
+        let set = self.starts();
         let generation = self.generation;
         self.request(Request::Update(v1::UpdatePartitions {
             generation,

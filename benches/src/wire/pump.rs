@@ -253,7 +253,7 @@ impl Pump {
         }
         let place = self.free.pop().expect("one is free");
         self.starts[place] = start;
-        let batch = self.pumps.batches.next();
+        let batch = self.pumps.batches.take();
         self.in_flight_bytes += batch.len();
         if self.due.is_some() {
             let mut delay = self.pumps.recorder.record(Measure::GeneratorDelay);
