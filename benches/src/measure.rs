@@ -75,11 +75,15 @@ struct Mark {
 // === impl Measurement ===
 
 impl Measurement<'_> {
-    /// Runs `load` until its time is over, then tells it to stop and waits for it.
+    /// Runs `load` until its time is over, then tells it to stop and waits for it. `load` is given
+    /// the moment from which it counts: an open loop begins there.
     ///
     /// # Errors
     /// The load fails, or does not end.
-    pub async fn run(self, load: impl Future<Output = Result<()>>) -> Result<Run> {
+    pub async fn run<F: Future<Output = Result<()>>>(
+        self,
+        load: impl FnOnce(Moment) -> F,
+    ) -> Result<Run> {
         let Self { workload, recorder, stop, .. } = self;
         let begun = self.mark();
         let counted = workload.records.is_some();
@@ -89,6 +93,7 @@ impl Measurement<'_> {
         }
         let mut watch = Watch::new(&self, begun);
         let mut notes = self.accounts.notes().to_vec();
+        let load = load(begun.at);
         tokio::pin!(load);
         let mut ticks = interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -33,7 +33,7 @@ async fn run<F: Future<Output = Result<()>>>(
         settings: BTreeMap::new(),
         progress: false,
     };
-    measurement.run(load(Arc::clone(&recorder), stop.clone())).await
+    measurement.run(|_| load(Arc::clone(&recorder), stop.clone())).await
 }
 
 /// One record after the other until it is told to stop.

@@ -97,14 +97,15 @@ impl Product {
         let accounts = self.broker.accounts();
         let mut measurement = self.measurement(&load, round, &accounts, settings);
         measurement.burst_bytes = burst(workload);
-        let start = Moment::now();
         let mut run = match (workload.kind, workload.path) {
-            (Kind::Produce, Path::Records) => measurement.run(producers::run(&load, start)).await?,
+            (Kind::Produce, Path::Records) => {
+                measurement.run(|start| producers::run(&load, start)).await?
+            }
             (Kind::Produce, Path::Batches) => {
                 let pumps = self.pumps(&load, Batches::encode(workload)?);
-                measurement.run(pump::run(&pumps, start)).await?
+                measurement.run(|start| pump::run(&pumps, start)).await?
             }
-            _ => measurement.run(both(&load, start)).await?,
+            _ => measurement.run(|start| both(&load, start)).await?,
         };
         self.reconcile(&mut run, &load).await?;
         Ok(run)
@@ -133,7 +134,7 @@ impl Product {
             Path::Records => {
                 let records: Vec<u64> =
                     ends.iter().map(|end| u64::try_from(*end).unwrap_or(0)).collect();
-                measurement.run(consumers::read_backlog(&load, &records)).await
+                measurement.run(|_| consumers::read_backlog(&load, &records)).await
             }
             Path::Batches => {
                 let drains = drain::Drains {
@@ -145,7 +146,7 @@ impl Product {
                     stop: load.stop.clone(),
                     quota: Arc::clone(&load.quota),
                 };
-                measurement.run(drain::run(&drains)).await
+                measurement.run(|_| drain::run(&drains)).await
             }
         }
     }

@@ -20,7 +20,6 @@ use riverrun_proto::ids::TopicId;
 pub use self::server::{AS_NULL, NullServer, ServerArgs, serve};
 use crate::{
     accounting::Accounts,
-    clock::Moment,
     error::Result,
     measure::Measurement,
     outcome::{Run, Subject},
@@ -156,7 +155,7 @@ impl Ceilings {
                     stop: stop.clone(),
                     quota,
                 };
-                measurement.run(pump::run(&pumps, Moment::now())).await
+                measurement.run(|start| pump::run(&pumps, start)).await
             }
             Ceiling::NullSource => {
                 let drains = drain::Drains {
@@ -168,13 +167,13 @@ impl Ceilings {
                     stop: stop.clone(),
                     quota,
                 };
-                measurement.run(drain::run(&drains)).await
+                measurement.run(|_| drain::run(&drains)).await
             }
-            Ceiling::TcpUp => measurement.run(tcp::upload(streams)).await,
-            Ceiling::TcpDown => measurement.run(tcp::download(streams)).await,
+            Ceiling::TcpUp => measurement.run(|_| tcp::upload(streams)).await,
+            Ceiling::TcpDown => measurement.run(|_| tcp::download(streams)).await,
             Ceiling::Disk => {
                 let file = self.dir.join("ceiling");
-                measurement.run(disk::write(file, batches, &recorder, &stop, &quota)).await
+                measurement.run(|_| disk::write(file, batches, &recorder, &stop, &quota)).await
             }
         }
     }
