@@ -30,6 +30,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
+pub use demo::Machine;
 use error::Result;
 pub use error::{Exit, Failure};
 use session::Session;

@@ -2,26 +2,28 @@
 
 use std::{fs, path::Path, thread};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What matters about a machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Machine {
-    pub(super) system: String,
-    pub(super) cpu: String,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Kernel and its version.
+    pub system: String,
+    /// The processor's name.
+    pub cpu: String,
     /// Threads this process may use.
-    pub(super) cpus: usize,
+    pub cpus: usize,
     /// Of the machine; `None` where nobody says.
-    pub(super) memory_bytes: Option<u64>,
+    pub memory_bytes: Option<u64>,
     /// That of the data directory.
-    pub(super) file_system: String,
+    pub file_system: String,
 }
 
 // === impl Machine ===
 
 impl Machine {
     /// This one, with data in `dir`.
-    pub(super) fn here(dir: &Path) -> Self {
+    pub fn here(dir: &Path) -> Self {
         let system = rustix::system::uname();
         Self {
             system: format!(
@@ -37,12 +39,12 @@ impl Machine {
     }
 
     /// Whether what is synced there lies in memory all the same.
-    pub(super) fn is_memory_only(&self) -> bool {
+    pub fn is_memory_only(&self) -> bool {
         matches!(self.file_system.as_str(), "tmpfs" | "ramfs")
     }
 
     /// One line for people.
-    pub(super) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let memory = self.memory_bytes.map_or(String::new(), |bytes| {
             format!(", {:.1} GiB of memory", bytes as f64 / f64::from(1 << 30))
         });

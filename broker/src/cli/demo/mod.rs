@@ -21,8 +21,8 @@ use riverrun_proto::limits::BATCH_BYTES_MAX;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub use self::machine::Machine;
 use self::{
-    machine::Machine,
     pipeline::{Outcome, Pipeline},
     progress::Progress,
     report::{Rate, Report},
