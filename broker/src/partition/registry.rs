@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -297,7 +297,9 @@ impl Registry {
         for partition in &all {
             partition.close();
         }
-        let failures = AtomicUsize::new(self.failed.read().len());
+        // One that was to be made and has nothing yet needs no recovery.
+        let unopened = self.failed.read().keys().filter(|id| self.has_files(**id)).count();
+        let failures = AtomicUsize::new(unopened);
         in_parallel(&all, |partition| {
             let closed = catch_unwind(AssertUnwindSafe(|| partition.finish()))
                 .unwrap_or_else(|panic| Err(CloseError::Broken(panic_text(&*panic).into())));
@@ -409,6 +411,14 @@ impl Registry {
         let meta = PartitionMeta { partition: id, topic_name: topic.name.clone() };
         let log = Log::create(env.clone(), dir, &meta, config)?;
         Ok((log, RecoveryReport::default()))
+    }
+
+    /// Whether anything lies in a partition's directory, as far as can be known.
+    fn has_files(&self, id: TopicPartition) -> bool {
+        match self.env.log.disk.list(&self.env.dir.join(id.to_string())) {
+            Ok(entries) => !entries.is_empty(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     fn settings(&self, topic: &Topic) -> (Settings, log::LogConfig) {

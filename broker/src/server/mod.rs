@@ -35,7 +35,7 @@ pub use parts::Stopped;
 
 use crate::{
     clock::{Clock, SystemClock},
-    config::{Config, LogConfig},
+    config::{ByteSize, Config, LogConfig},
     controller::{
         Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
         QuorumError, topics::TopicPolicy,
@@ -151,7 +151,10 @@ impl Server {
         let http_address = http.local_addr();
         tokio::spawn(http.serve(shutdown.clone()));
 
-        let disk = RealDisk::with_bounds(MapPolicy::Auto, disk_bounds(&config.log));
+        let budget = config.broker.memory_budget_bytes();
+        let cold_reads = budget.percent(config.fetch.cold_read_percent);
+        let disk_bounds = disk_bounds(&config.log, cold_reads);
+        let disk = RealDisk::with_bounds(MapPolicy::Auto, disk_bounds);
         let (directory, quorum, identity) = blocking({
             let (config, disk) = (config.clone(), disk.clone());
             move || open_metadata(&config, disk)
@@ -161,9 +164,8 @@ impl Server {
         let quorum = Arc::clone(parts.quorum.insert(quorum));
         let broker_epoch = register::register(&*quorum, &config, identity, grpc).await?;
 
-        let budget = config.broker.memory_budget_bytes();
         let limits = Limits::new(&config, budget);
-        let cold_reads = budget.percent(config.fetch.cold_read_percent).get();
+        let cold_reads = cold_reads.get().saturating_sub(disk_bounds.buffer_bytes as u64);
         let env = RegistryEnv {
             me: identity.node,
             dir: directory.data(),
@@ -310,9 +312,15 @@ fn report_opening(report: &OpenReport) {
     }
 }
 
-/// A sealed segment that is kept open has a map: one bound for both.
-fn disk_bounds(log: &LogConfig) -> DiskBounds {
-    DiskBounds { sealed_maps: log.open_segments_max as usize, ..DiskBounds::default() }
+/// A sealed segment that is kept open has a map: one bound for both. Of what cold reads may hold, a
+/// quarter at most is buffers between two of them.
+fn disk_bounds(log: &LogConfig, cold_reads: ByteSize) -> DiskBounds {
+    let bounds = DiskBounds::default();
+    DiskBounds {
+        sealed_maps: log.open_segments_max as usize,
+        buffer_bytes: bounds.buffer_bytes.min(cold_reads.as_usize() / 4),
+        ..bounds
+    }
 }
 
 fn log_budgets(log: &LogConfig) -> LogBudgets {
