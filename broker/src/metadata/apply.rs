@@ -17,7 +17,8 @@ use super::{
         PRODUCER_ID_BLOCK_MAX, RegisterBroker, SetFeatureLevel,
     },
     rejection::AssignmentProblem,
-    topic::{CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX},
+    partition::REPLICATION_FACTOR_MAX,
+    topic::CONFIG_BYTES_MAX,
 };
 
 impl MetadataImage {
@@ -326,7 +327,7 @@ impl MetadataImage {
         state: Partition,
         deltas: &mut Vec<Delta>,
     ) {
-        debug_assert_eq!(state.violation(self), None);
+        debug_assert_eq!(state.violation_in(self), None);
         let partition = TopicPartition::new(topic.id, index);
         topic.set_partition(index, state.clone());
         deltas.push(Delta::PartitionChanged { partition, state });

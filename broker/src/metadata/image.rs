@@ -196,7 +196,7 @@ impl MetadataImage {
                 return Some(format!("topic '{}' exists and is deleted", topic.name));
             }
             for (index, partition) in topic.partitions() {
-                if let Some(what) = partition.violation(self) {
+                if let Some(what) = partition.violation_in(self) {
                     return Some(format!("partition {index} of topic '{}': {what}", topic.name));
                 }
             }

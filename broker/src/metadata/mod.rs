@@ -31,6 +31,7 @@
 mod apply;
 pub mod broker;
 pub mod command;
+pub mod decision;
 pub mod delta;
 pub mod feature;
 pub mod image;
@@ -38,8 +39,11 @@ mod invariants;
 #[cfg(test)]
 mod law_test;
 pub mod offset;
+pub mod partition;
+pub mod reassignment;
 pub mod record;
 pub mod rejection;
+pub mod rules;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod test_support;
@@ -48,11 +52,14 @@ mod wire;
 
 pub use broker::{Broker, Endpoint};
 pub use command::Command;
+pub use decision::{Decision, Departure, IsrChange, Presence, Standing, Standings};
 pub use delta::Delta;
 pub use feature::{FeatureLevel, FeatureRange};
 pub use image::{Applied, MetadataImage, ProducerIdBlock, Reply};
 pub use offset::MetadataOffset;
+pub use partition::{Partition, Reassignment};
 pub use record::RecordError;
 pub use rejection::Rejection;
+pub use rules::{Mutation, Rules, Sound};
 pub use snapshot::SnapshotError;
-pub use topic::{Partition, Topic, TopicConfigs, TopicVersion};
+pub use topic::{Topic, TopicConfigs, TopicVersion};

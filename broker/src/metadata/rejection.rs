@@ -146,7 +146,7 @@ pub enum AssignmentProblem {
     #[error("it has no replica")]
     Empty,
     /// Too many.
-    #[error("it has {0} replicas, more than {max}", max = super::topic::REPLICATION_FACTOR_MAX)]
+    #[error("it has {0} replicas, more than {max}", max = super::partition::REPLICATION_FACTOR_MAX)]
     TooMany(usize),
     /// One broker twice.
     #[error("{0:?} is named twice")]

@@ -478,6 +478,9 @@ impl TryFrom<PartitionV1> for Partition {
             partition_epoch: PartitionEpoch::new(form.partition_epoch)
                 .ok_or(BadField("partition epoch"))?,
             min_isr: form.min_isr,
+            last_known_elr: Vec::new(),
+            reassignment: None,
+            unclean_epoch: None,
         })
     }
 }
