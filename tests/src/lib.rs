@@ -30,3 +30,8 @@ pub mod process;
 pub mod proxy;
 pub mod raw;
 pub mod wait;
+
+/// The README's program, compiled and run as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

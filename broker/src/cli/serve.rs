@@ -126,7 +126,7 @@ pub(super) fn init_logging(config: &Config) -> Result<()> {
 /// Starts a broker, calls `started` once it serves, and stops it in order when told to.
 pub(super) fn run_until_told(config: Config, started: impl FnOnce(&Server)) -> Result<()> {
     let runtime = Runtime::new().map_err(|e| Failure::io("cannot start threads", &e))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut interrupt = session::interrupt()?;
         let server = tokio::select! {
             server = Server::start(config) => server.map_err(cannot_start)?,
@@ -150,7 +150,10 @@ pub(super) fn run_until_told(config: Config, started: impl FnOnce(&Server)) -> R
         }
         tracing::info!("stopped");
         Ok(())
-    })
+    });
+    // Whoever asked twice waits for no disk: what is under way is as safe as after a kill.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Why a broker does not start, and what to do.

@@ -77,7 +77,8 @@ section! {
         in Duration::from_secs(1) => Duration::from_secs(3600);
 
     /// How long the ping may stay without an answer before the connection is closed. A client
-    /// paused longer comes back by reconnecting.
+    /// paused longer comes back by reconnecting. Interval and timeout together are also how long a
+    /// client may take nothing of what waits for it, or take to begin to speak.
     "keepalive.timeout.ms" => keepalive_timeout_ms: Duration = Duration::from_secs(20),
         in Duration::from_secs(1) => Duration::from_secs(600);
 

@@ -24,9 +24,6 @@ section! {
     "stream.in.flight.bytes" => stream_in_flight_bytes: ByteSize = ByteSize::mib(8),
         in ByteSize::kib(64) => ByteSize::gib(1);
 
-    /// Produce calls waiting for their records to commit, on the whole broker.
-    "waiters.max" => waiters_max: u32 = 100_000, in 16 => 10_000_000;
-
     /// How long the broker waits for replicas and disk where the client named no time.
     "ack.timeout.ms" => ack_timeout_ms: Duration = Duration::from_secs(30),
         in Duration::from_millis(100) => Duration::from_secs(3600);

@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinHandle,
+    time::Instant,
 };
 
 use super::*;
@@ -106,6 +107,22 @@ async fn a_client_that_sends_no_request_gives_its_place_back() {
     // The only place is taken: this waits in the listen queue until the silent one is thrown out.
     assert!(get(port.address, "/healthz").await.starts_with("HTTP/1.1 200"));
     let _ = silent.read(&mut [0; 64]).await;
+}
+
+/// Answers that nobody takes fill every buffer; the age of the connection is its end.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_no_answer_gives_its_place_back() {
+    let network = NetworkConfig { http_max_connections: 1, ..NetworkConfig::default() };
+    let port = port(network).await;
+    *port.readiness.lock().unwrap() = Readiness::NotReady("x".repeat(1 << 20));
+    let mut stopped = TcpStream::connect(port.address).await.unwrap();
+    // More than any socket takes: 32 answers of a MiB and more.
+    let requests = "GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n".repeat(32);
+    stopped.write_all(requests.as_bytes()).await.unwrap();
+    let began = Instant::now();
+    assert!(get(port.address, "/healthz").await.starts_with("HTTP/1.1 200"));
+    assert!(began.elapsed() >= Duration::from_secs(300), "the only place was taken until then");
+    drop(stopped);
 }
 
 #[tokio::test]

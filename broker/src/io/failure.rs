@@ -94,9 +94,12 @@ impl Failure {
         dir::write_atomic(self.0.disk.as_ref(), &self.mark_path(), why.as_bytes(), points)
     }
 
-    /// Passes on the result of a sync; an error poisons the directory first.
+    /// Passes on the result of a sync; an error poisons the directory first, unless there was no
+    /// sync ([`is_handle_shortage`]).
     pub fn of_sync(&self, what: &str, result: io::Result<()>) -> io::Result<()> {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && !is_handle_shortage(error)
+        {
             // The mark is best effort; the caller's error is the one to report.
             let _ = self.poison(&format!("sync of {what} failed: {error}"));
         }
@@ -120,6 +123,13 @@ impl Failure {
             why: why.into(),
         });
     }
+}
+
+/// Whether a call failed because this process, or the machine, has too many files open: it says
+/// nothing of the disk, nothing was done, and trying again later may help.
+pub fn is_handle_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|no| error.raw_os_error() == Some(no.raw_os_error()))
 }
 
 impl fmt::Debug for Failure {
@@ -156,6 +166,14 @@ mod tests {
         let text = other.check().unwrap_err().to_string();
         assert!(text.contains("sync of 00.log failed: device gone"), "{text}");
         assert!(text.contains("/data") && text.contains("remove /data/failed"), "{text}");
+    }
+
+    #[test]
+    fn too_many_open_files_are_no_failure_of_the_disk() {
+        let failure = Failure::open(Arc::new(disk()), "/data");
+        let shortage = io::Error::from(rustix::io::Errno::MFILE);
+        failure.of_sync("the directory", Err(shortage)).unwrap_err();
+        failure.check().unwrap();
     }
 
     #[test]

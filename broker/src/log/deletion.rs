@@ -51,7 +51,17 @@ impl Delete {
     /// First the checkpoint, then the files: of what a crash brings back, the next open knows that
     /// it is deleted. So the removals need no sync. The log start offset never passes the recovery
     /// point: with the records the only trace of their producers would go, and of how far they are.
-    pub(super) fn run(mut self, context: &Context<'_>) -> Result<Deleted, LogError> {
+    ///
+    /// What failed is given back, to be tried again: readers have been told of the new start, and
+    /// a full disk needs these files gone more than anything.
+    pub(super) fn run(
+        self: Box<Self>,
+        context: &Context<'_>,
+    ) -> Result<Deleted, (LogError, Box<Self>)> {
+        self.try_run(context).map_err(|error| (error, self))
+    }
+
+    fn try_run(&self, context: &Context<'_>) -> Result<Deleted, LogError> {
         let shared = context.shared;
         let mut on_disk = context.side.checkpoint.lock();
         shared.env.failure.check()?;
@@ -59,7 +69,8 @@ impl Delete {
             // The log was emptied meanwhile; files of these names, if there are any, are new.
             return Ok(Deleted { log_start: self.log_start, checkpointed: None });
         }
-        let checkpointed = match self.checkpoint_first.take().filter(|_| !context.is_void()) {
+        let is_due = on_disk.recovery_point.offset < self.log_start && !context.is_void();
+        let checkpointed = match self.checkpoint_first.as_ref().filter(|_| is_due) {
             Some(checkpointing) => Some(checkpointing.write(shared, &mut on_disk)?),
             None => None,
         };

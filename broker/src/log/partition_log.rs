@@ -17,6 +17,7 @@ use super::{
     active::{Active, Need, OpenActive},
     checkpoint::LogPoint,
     config::LogConfig,
+    deletion::Delete,
     error::{AppendError, Damage},
     flush::FlushState,
     layout::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
@@ -63,6 +64,8 @@ pub(super) struct Status {
     pub(super) bytes_since_checkpoint: u64,
     /// A truncation or reset that is not complete: nothing else happens until it is.
     pub(super) is_truncating: bool,
+    /// A deletion that failed.
+    pub(super) undeleted: Option<Box<Delete>>,
     /// The disk was full when last tried; when to try again.
     pub(super) storage_full_until: Option<Timestamp>,
     /// The latest time heard of.
@@ -145,7 +148,15 @@ impl Log {
     /// Notes that a leader epoch begins at the log end: a leader does this when it takes over,
     /// before it has written anything.
     pub fn note_epoch(&mut self, epoch: LeaderEpoch) {
-        self.epochs.note(epoch, self.log_end_offset());
+        let log_end = self.log_end_offset();
+        self.epochs.note(epoch, log_end);
+    }
+
+    /// Forgets an epoch that was noted and in which nothing was written: its leader leads no more,
+    /// and what it is sent next may be of an older epoch.
+    pub fn forget_unwritten_epoch(&mut self) {
+        let log_end = self.log_end_offset();
+        self.epochs.truncate(log_end);
     }
 
     /// Notes the high watermark, for checkpoints: after a restart it is a lower bound.

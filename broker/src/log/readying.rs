@@ -15,7 +15,7 @@ use super::{
     shared::Shared,
     work::{Context, Outcome, Voided},
 };
-use crate::io::{SegmentFile, WriteMode};
+use crate::io::{SegmentFile, WriteMode, failure as io_failure};
 
 /// What the active segment needs.
 #[derive(Debug)]
@@ -158,11 +158,13 @@ fn reopen(
 }
 
 impl Shared {
-    /// The error of a call that changes files. Unless the disk is just full, the directory has
-    /// failed: what is on it now is not what we think.
+    /// The error of a call that changes files. Unless the disk is just full, or there are no more
+    /// file handles, the directory has failed: what is on it now is not what we think.
     pub(super) fn failed(&self, what: &'static str, path: &Path, error: io::Error) -> LogError {
         let error = LogError::io(what, path, error);
-        if let LogError::Io { source, .. } = &error {
+        if let LogError::Io { source, .. } = &error
+            && !io_failure::is_handle_shortage(source)
+        {
             // Best effort, as the disk is failing; everybody in this process sees it anyway.
             let _ = self.env.failure.poison(&format!("{what} {}: {source}", path.display()));
         }

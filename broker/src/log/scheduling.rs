@@ -29,6 +29,11 @@ impl Log {
         if self.status.is_truncating || self.shared.env.failure.is_failed() {
             return None;
         }
+        if self.status.storage_full_until.is_none()
+            && let Some(delete) = self.status.undeleted.take()
+        {
+            return Some(self.delete_again(delete));
+        }
         if !self.status.is_readying
             && self.status.storage_full_until.is_none()
             && let Some(ready) = self.ready_work()
@@ -111,13 +116,17 @@ impl Log {
     }
 
     /// Moves the log start offset forward, to at most the log end; readers see it at once. The work
-    /// makes it durable and deletes the segments below. `None` if that changes nothing.
+    /// makes it durable and deletes the segments below. `None` if that changes nothing, or if an
+    /// earlier one failed and is tried again first ([`Log::take_work`]).
     ///
     /// If the log becomes empty, its active segment goes, too.
     pub fn advance_log_start(&mut self, to: Offset) -> Option<LogWork> {
         let log_end = self.log_end_offset();
         let to = to.min(log_end);
-        if to <= self.log_start_offset() || self.status.is_truncating {
+        if to <= self.log_start_offset()
+            || self.status.is_truncating
+            || self.status.undeleted.is_some()
+        {
             return None;
         }
         // As things stand before anything of them is deleted.
@@ -149,7 +158,7 @@ impl Log {
         self.shared.set_segments(list.without_first(dead));
         self.flush.sealed.retain(|sealed| sealed.end.offset > to);
         let resets = self.side.resets();
-        Some(self.work(Kind::Delete(Delete {
+        Some(self.work(Kind::Delete(Box::new(Delete {
             log_start: to,
             checkpoint_first,
             list,
@@ -158,7 +167,14 @@ impl Log {
             resets,
             limits: self.config.producer_limits(),
             now: self.status.now,
-        })))
+        }))))
+    }
+
+    /// The same again, with a checkpoint of the log as it is now: its start has moved already.
+    fn delete_again(&self, mut delete: Box<Delete>) -> LogWork {
+        delete.checkpoint_first =
+            self.damage.is_none().then(|| Box::new(self.checkpointing(false)));
+        self.work(Kind::Delete(delete))
     }
 
     /// The last work of this log: makes everything durable, so that the next open reads nothing.
@@ -286,13 +302,17 @@ impl Log {
             Outcome::Truncate(result) => result.map(|truncated| self.truncated(*truncated)),
             Outcome::Reset(result) if is_void => result.map(|_| Completed::default()),
             Outcome::Reset(result) => result.map(|to| self.reset(to)),
-            Outcome::Delete(result) => result.map(|deleted| Completed {
+            Outcome::Delete(Ok(deleted)) => Ok(Completed {
                 log_start: Some(deleted.log_start),
                 ..match deleted.checkpointed {
                     Some(done) if !is_void => self.saved(done),
                     _ => Completed::default(),
                 }
             }),
+            Outcome::Delete(Err((error, delete))) => {
+                self.status.undeleted = Some(delete);
+                Err(error)
+            }
         };
         if let Err(error) = &result {
             if error.is_storage_full() {

@@ -68,7 +68,7 @@ pub(super) enum Kind {
     Checkpoint(Box<checkpointing::Checkpointing>),
     Truncate(Box<truncation::Truncate>),
     Reset(truncation::Reset),
-    Delete(deletion::Delete),
+    Delete(Box<deletion::Delete>),
     Nothing,
 }
 
@@ -79,7 +79,8 @@ pub(super) enum Outcome {
     Checkpoint(Result<checkpointing::Checkpointed, LogError>),
     Truncate(Result<Box<truncation::Truncated>, LogError>),
     Reset(Result<Offset, LogError>),
-    Delete(Result<deletion::Deleted, LogError>),
+    /// One that failed comes back, to be tried again.
+    Delete(Result<deletion::Deleted, (LogError, Box<deletion::Delete>)>),
     /// Made void by a truncation before it ran.
     Void(Voided),
 }
@@ -129,6 +130,16 @@ impl LogWork {
         matches!(self.kind, Kind::Flush(_))
     }
 
+    /// Whether it moves the log start offset.
+    pub const fn is_delete(&self) -> bool {
+        matches!(self.kind, Kind::Delete(_))
+    }
+
+    /// Whether appends may be waiting for it.
+    pub const fn is_for_appends(&self) -> bool {
+        matches!(self.kind, Kind::Ready(_))
+    }
+
     /// What it is, for logs and metrics.
     pub const fn name(&self) -> &'static str {
         match &self.kind {
@@ -153,7 +164,7 @@ impl LogWorkDone {
             | Outcome::Checkpoint(Err(error))
             | Outcome::Truncate(Err(error))
             | Outcome::Reset(Err(error))
-            | Outcome::Delete(Err(error)) => Some(error),
+            | Outcome::Delete(Err((error, _))) => Some(error),
             _ => None,
         }
     }

@@ -80,7 +80,9 @@ pub struct IsrChange {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum IsrRejection {
     /// Another broker leads, or the same in another run or term.
-    #[error("{asked:?} does not lead in epoch {given}; leader epoch {current} is led by {leader:?}")]
+    #[error(
+        "{asked:?} does not lead in epoch {given}; leader epoch {current} is led by {leader:?}"
+    )]
     NotLeader {
         /// Who asked.
         asked: BrokerId,
@@ -151,7 +153,9 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         if twice || strange || !named.contains(&change.leader) {
             return Err(IsrRejection::Malformed(named));
         }
-        if let Some((member, _)) = change.isr.iter().find(|member| !self.is_eligible(partition, member)) {
+        if let Some((member, _)) =
+            change.isr.iter().find(|member| !self.is_eligible(partition, member))
+        {
             return Err(IsrRejection::Ineligible(*member));
         }
         let isr = partition.replicas.iter().filter(|id| named.contains(id)).copied().collect();
@@ -244,8 +248,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         } else if next.leader.is_none() {
             next = self.elect(next);
         }
-        let is_same = Partition { partition_epoch: partition.partition_epoch, ..next.clone() }
-            == *partition;
+        let is_same =
+            Partition { partition_epoch: partition.partition_epoch, ..next.clone() } == *partition;
         (!is_same).then_some(next)
     }
 
@@ -254,10 +258,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         if partition.leader.is_some() || !partition.replicas.contains(&broker) {
             return None;
         }
-        let next = Partition {
-            partition_epoch: partition.partition_epoch.next(),
-            ..partition.clone()
-        };
+        let next =
+            Partition { partition_epoch: partition.partition_epoch.next(), ..partition.clone() };
         let elected = self.elect(next);
         elected.leader.is_some().then_some(elected)
     }
@@ -348,10 +350,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         let can = partition.isr.contains(&leader)
             && self.presence(leader) == Presence::Active
             && partition.leader != Some(leader);
-        let next = Partition {
-            partition_epoch: partition.partition_epoch.next(),
-            ..partition.clone()
-        };
+        let next =
+            Partition { partition_epoch: partition.partition_epoch.next(), ..partition.clone() };
         can.then(|| self.lead_by(next, leader))
     }
 
@@ -362,10 +362,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         let can = partition.leader.is_none()
             && partition.replicas.contains(&leader)
             && self.presence(leader) == Presence::Active;
-        let next = Partition {
-            partition_epoch: partition.partition_epoch.next(),
-            ..partition.clone()
-        };
+        let next =
+            Partition { partition_epoch: partition.partition_epoch.next(), ..partition.clone() };
         can.then(|| self.lead_uncleanly(next, leader))
     }
 }

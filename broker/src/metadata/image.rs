@@ -55,6 +55,8 @@ pub enum Reply {
     Topic(Arc<Topic>),
     /// The topic is gone.
     TopicDeleted,
+    /// The partition as it now is.
+    Partition(Partition),
     /// A block that nobody else has.
     ProducerIds(ProducerIdBlock),
 }

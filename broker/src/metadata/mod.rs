@@ -22,13 +22,14 @@
 //!   [`MetadataImage::deleted_at`] says so. Absence from an image proves nothing.
 //!
 //! # Where the cluster's commands go
-//! Changes of ISR, fencing, elections and reassignments are commands of their own kinds, judged by
-//! partition epoch and broker epoch. They need no new state: [`Partition`] carries replicas, ISR,
-//! ELR, leader, both epochs and min ISR since the first record. Each comes as a variant of
-//! [`Command`], a kind in [`record`], a feature level in [`Command::since`], and an arm in `apply`;
-//! the deltas they make are [`Delta::PartitionChanged`].
+//! Changes of ISR, fencing, elections and reassignments are commands of their own kinds since feature
+//! level 2, judged by partition epoch and broker epoch. What becomes of a partition is decided by
+//! [`Decision`], pure functions of the partition and of how brokers stand, which the proof in
+//! `tests/proof` runs as well; `apply_cluster` asks it and enters what it says. The deltas they make
+//! are [`Delta::PartitionChanged`].
 
 mod apply;
+mod apply_cluster;
 pub mod broker;
 pub mod command;
 pub mod decision;
@@ -49,6 +50,7 @@ pub mod snapshot;
 pub(crate) mod test_support;
 pub mod topic;
 mod wire;
+mod wire_cluster;
 
 pub use broker::{Broker, Endpoint};
 pub use command::Command;

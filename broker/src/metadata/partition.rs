@@ -79,11 +79,8 @@ impl Partition {
     /// With another `min.insync.replicas`. Raising it never adds to the ELR after the fact;
     /// lowering it clears the ELR where the ISR now suffices (KIP-966).
     pub(super) fn with_min_isr(&self, min_isr: u32) -> Self {
-        let mut next = Self {
-            min_isr,
-            partition_epoch: self.partition_epoch.next(),
-            ..self.clone()
-        };
+        let mut next =
+            Self { min_isr, partition_epoch: self.partition_epoch.next(), ..self.clone() };
         if next.isr_suffices() {
             next.elr.clear();
             next.last_known_elr.clear();

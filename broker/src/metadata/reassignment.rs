@@ -68,10 +68,7 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         let mut replicas = to.to_vec();
         replicas.extend(from.iter().filter(|id| !to.contains(id)));
         let next = self.with_replicas(partition, replicas)?;
-        let next = Partition {
-            reassignment: Some(Reassignment { from, to: to.to_vec() }),
-            ..next
-        };
+        let next = Partition { reassignment: Some(Reassignment { from, to: to.to_vec() }), ..next };
         Ok(self.complete_reassignment(next))
     }
 
@@ -94,7 +91,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         replicas: Vec<BrokerId>,
     ) -> Result<Partition, ReassignmentRejection> {
         let lets_go = partition.replicas.iter().any(|id| !replicas.contains(id));
-        let isr: Vec<_> = replicas.iter().filter(|id| partition.isr.contains(id)).copied().collect();
+        let isr: Vec<_> =
+            replicas.iter().filter(|id| partition.isr.contains(id)).copied().collect();
         let needed = partition.min_isr as usize;
         if lets_go && isr.len() < needed {
             return Err(ReassignmentRejection::NotInSync { left: isr.len(), needed });

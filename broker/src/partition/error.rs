@@ -1,7 +1,11 @@
-//! Why a read gave nothing.
+//! Why a read gave nothing, a log start was not moved, a partition not closed in order.
+
+use std::sync::Arc;
 
 use riverrun_proto::{epoch::LeaderEpoch, ids::BrokerId, offset::Offset};
 use thiserror::Error;
+
+use crate::log::{Damage, LogError};
 
 /// Why a fetch gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -50,8 +54,8 @@ pub enum FetchError {
         /// What is wrong.
         what: String,
     },
-    /// The log directory failed.
-    #[error("the log directory failed: {why}")]
+    /// The partition's storage failed.
+    #[error("the partition's storage failed: {why}")]
     StorageFailed {
         /// What happened.
         why: String,
@@ -70,4 +74,35 @@ pub enum OffsetsError {
     /// A new leader does not know yet what the one before it had committed.
     #[error("the high watermark of this leader epoch is not known yet; try again")]
     NotAvailable,
+    /// The disk is full, and the new log start could not be written down. It is as soon as there is
+    /// room, and what lies below removed, without anybody asking again.
+    #[error(
+        "the disk is full: the records are deleted once there is room for writing that down; \
+         free space"
+    )]
+    StorageFull,
+}
+
+impl OffsetsError {
+    /// Of a deletion: nothing was deleted, and nothing will be later.
+    pub fn is_definite(&self) -> bool {
+        !matches!(
+            self,
+            Self::StorageFull | Self::Fetch(FetchError::Closing | FetchError::StorageFailed { .. })
+        )
+    }
+}
+
+/// Why a partition was not closed in order. The next start reads its log anew.
+#[derive(Debug, Error)]
+pub enum CloseError {
+    /// Its log could not be written down.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It had broken down before.
+    #[error("it had broken down: {0}")]
+    Broken(Arc<str>),
+    /// The log is damaged: what memory says is not what the files are.
+    #[error("{0}")]
+    Damaged(Damage),
 }

@@ -19,8 +19,11 @@
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
+mod deletion;
+mod directories;
 mod error;
 pub mod housekeeping;
+mod jobs;
 mod order;
 mod owner;
 mod pool;
@@ -31,8 +34,8 @@ mod settings;
 mod waiters;
 pub mod watch;
 
-pub use error::{FetchError, OffsetsError};
-pub use owner::{Partition, PartitionEnv, PartitionOffsets};
+pub use error::{CloseError, FetchError, OffsetsError};
+pub use owner::{Partition, PartitionEnv, PartitionOffsets, WriteGate};
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
@@ -41,8 +44,20 @@ pub use settings::Settings;
 pub use crate::replica::Durability;
 
 #[cfg(test)]
+mod crash_test;
+#[cfg(test)]
+mod deletion_test;
+#[cfg(test)]
+mod faults_test;
+#[cfg(test)]
 mod produce_test;
 #[cfg(test)]
 mod read_test;
+#[cfg(test)]
+mod registry_test;
+#[cfg(test)]
+mod stress_test;
+#[cfg(test)]
+mod test_node;
 #[cfg(test)]
 mod test_support;

@@ -3,19 +3,23 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
-use riverrun_proto::{epoch::LeaderEpoch, offset::Offset, timestamp::Timestamp};
+use riverrun_proto::{
+    epoch::LeaderEpoch, offset::Offset, record::ProducerStamp, timestamp::Timestamp,
+};
 
 use super::{
+    deletion::{DeletionAnswer, Deletions},
     owner::Partition,
-    produce::{Acks, Append, ProduceError, Produced, Ticket},
+    produce::{Acks, Append, ProduceError, Produced, Stored, Ticket},
     waiters::{Waiter, Waiters},
 };
 use crate::{
     clock::Instant,
     config::TimestampType,
-    log::{AppendError, Log, LogWork, ProducerCheck},
+    log::{AppendError, Log, LogWork, ProducerCheck, RememberedBatch},
     replica::{Action, Admission, Durability, Event, Replica},
 };
 
@@ -27,87 +31,104 @@ pub(super) struct State {
     /// Batches that came while the log was not ready, in order.
     pub(super) parked: VecDeque<Append>,
     pub(super) parked_bytes: usize,
+    pub(super) deletions: Deletions,
     /// Pieces of log work on the pool; the log sees to it that they are few.
     pub(super) works: usize,
+    /// Work failed for another reason than a full disk: none is begun before the next tick, or it
+    /// would fail again and again.
+    pub(super) stalled: bool,
     pub(super) closed: bool,
+    /// Something panicked under the lock, or log work did: what memory says is not to be believed.
+    pub(super) broken: Option<Arc<str>>,
 }
 
 /// What follows from a change and must happen after the lock is let go of.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) answers: Vec<(Ticket, Result<Produced, ProduceError>)>,
+    pub(super) deletions: Vec<DeletionAnswer>,
     pub(super) work: Vec<LogWork>,
+    pub(super) appended_in: Vec<Duration>,
     pub(super) wake_readers: bool,
 }
 
 impl State {
-    /// Appends one batch whose turn it is.
-    pub(super) fn try_append(
+    pub(super) fn new(log: Log, replica: Replica) -> Self {
+        Self {
+            deletions: Deletions::new(log.log_start_offset()),
+            log,
+            replica,
+            waiters: Waiters::default(),
+            parked: VecDeque::new(),
+            parked_bytes: 0,
+            works: 0,
+            stalled: false,
+            closed: false,
+            broken: None,
+        }
+    }
+
+    /// Appends a batch whose turn it is, or parks it behind those that came before.
+    pub(super) fn take(
         &mut self,
         partition: &Arc<Partition>,
         append: Append,
         now: Timestamp,
         effects: &mut Effects,
     ) {
+        if !self.parked.is_empty() {
+            return self.park(partition, append, effects);
+        }
         match self.append(partition, &append, now, effects) {
-            Ok(Some((required, produced))) => self.answer_when(append, required, produced, effects),
+            Ok(Some(stored)) => self.answer_when(append, stored, effects),
             Ok(None) => self.park(partition, append, effects),
             Err(refused) => effects.answers.push((append.ticket, Err(refused))),
         }
     }
 
+    /// Whether anybody waits for something to happen here.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiters.is_empty() || !self.parked.is_empty() || !self.deletions.is_empty()
+    }
+
     /// `None`: the log is not ready.
-    pub(super) fn append(
+    fn append(
         &mut self,
         partition: &Arc<Partition>,
         append: &Append,
         now: Timestamp,
         effects: &mut Effects,
-    ) -> Result<Option<(Offset, Produced)>, ProduceError> {
+    ) -> Result<Option<Stored>, ProduceError> {
         let epoch = self.may_write(append)?;
-        if let Some(stamp) = append.batch.header().producer() {
-            match self.log.producers().check(stamp, append.batch.header().last_offset_delta, now) {
-                ProducerCheck::New => {}
-                ProducerCheck::Duplicate(original) => {
-                    let produced = self.produced(
-                        append.acks,
-                        epoch,
-                        (original.base_offset, original.last_offset()),
-                        None,
-                        true,
-                    );
-                    return Ok(Some((original.last_offset().next(), produced)));
-                }
-                ProducerCheck::OutOfOrder { expected } => {
-                    return Err(ProduceError::OutOfOrderSequence {
-                        producer_id: stamp.id.get(),
-                        given: stamp.base_sequence,
-                        expected,
-                    });
-                }
-                ProducerCheck::TooManyProducers { count_max } => {
-                    return Err(ProduceError::TooManyProducers { max: count_max });
-                }
-                ProducerCheck::Fenced { current } => {
-                    return Err(ProduceError::InvalidProducerEpoch {
-                        producer_id: stamp.id.get(),
-                        given: stamp.epoch,
-                        current,
-                    });
-                }
-            }
+        let settings = partition.settings.load();
+        let stamps_time = settings.timestamp_type == TimestampType::LogAppendTime;
+        // Before what the topic allows is looked at: what has been written must not be called
+        // refused because a retry comes late, or after the limits were lowered.
+        if let Some(stamp) = append.batch.header().producer()
+            && let Some(original) = self.check_producer(stamp, append, now)?
+        {
+            return Ok(Some(Stored {
+                base_offset: original.base_offset,
+                last_offset: original.last_offset(),
+                log_append_time: stamps_time.then_some(original.timestamp),
+                duplicate: true,
+            }));
         }
-        let stamped_time = match partition.settings.load().timestamp_type {
-            TimestampType::CreateTime => None,
-            TimestampType::LogAppendTime => Some(now),
-        };
+        settings.check(append, now)?;
+        if self.replica.holds_appends() {
+            return Ok(None);
+        }
+        if partition.env.gate.is_closed() {
+            return Err(ProduceError::StorageFull);
+        }
+        let log_append_time = stamps_time.then_some(now);
         let base_offset = self.log.log_end_offset();
-        let stamped = append.batch.stamp(base_offset, epoch, stamped_time);
+        let stamped = append.batch.stamp(base_offset, epoch, log_append_time);
         let began = partition.env.clock.monotonic();
         match self.log.append(&stamped, now) {
             Ok(_) => {
-                let elapsed = partition.env.clock.monotonic().duration_since(began);
-                partition.env.metrics.observe_append(elapsed);
+                let took = partition.env.clock.monotonic().duration_since(began);
+                effects.appended_in.push(took);
             }
             Err(AppendError::NotReady) => return Ok(None),
             Err(AppendError::StorageFull) => return Err(ProduceError::StorageFull),
@@ -118,16 +139,18 @@ impl State {
             Err(other) => return Err(ProduceError::Unstorable(other.to_string())),
         }
         let log_end = self.log.log_end_offset();
-        self.step(partition, Event::Appended { log_end }, effects);
+        let bytes = append.batch.bytes().len() as u64;
+        self.step(partition, Event::Appended { log_end, bytes }, effects);
         let last_offset = Offset::new(log_end.get() - 1).expect("a batch has a record");
-        let produced =
-            self.produced(append.acks, epoch, (base_offset, last_offset), stamped_time, false);
-        Ok(Some((log_end, produced)))
+        Ok(Some(Stored { base_offset, last_offset, log_append_time, duplicate: false }))
     }
 
-    pub(super) fn may_write(&self, append: &Append) -> Result<LeaderEpoch, ProduceError> {
+    fn may_write(&self, append: &Append) -> Result<LeaderEpoch, ProduceError> {
         if self.closed {
             return Err(ProduceError::Closing { appended: false });
+        }
+        if let Some(why) = &self.broken {
+            return Err(ProduceError::StorageFailed { why: why.to_string(), appended: false });
         }
         let Some(current) = self.replica.leads() else {
             return Err(self.not_leader(false));
@@ -150,7 +173,32 @@ impl State {
         }
     }
 
-    pub(super) fn not_leader(&self, appended: bool) -> ProduceError {
+    /// The batch as it was first written, if this is a retry.
+    fn check_producer(
+        &self,
+        stamp: ProducerStamp,
+        append: &Append,
+        now: Timestamp,
+    ) -> Result<Option<RememberedBatch>, ProduceError> {
+        let producer_id = stamp.id.get();
+        match self.log.producers().check(stamp, append.batch.header().last_offset_delta, now) {
+            ProducerCheck::New => Ok(None),
+            ProducerCheck::Duplicate(original) => Ok(Some(original)),
+            ProducerCheck::OutOfOrder { expected } => Err(ProduceError::OutOfOrderSequence {
+                producer_id,
+                given: stamp.base_sequence,
+                expected,
+            }),
+            ProducerCheck::TooManyProducers { count_max } => {
+                Err(ProduceError::TooManyProducers { max: count_max })
+            }
+            ProducerCheck::Fenced { current } => {
+                Err(ProduceError::InvalidProducerEpoch { producer_id, given: stamp.epoch, current })
+            }
+        }
+    }
+
+    fn not_leader(&self, appended: bool) -> ProduceError {
         let registration = self.replica.registration();
         ProduceError::NotLeader {
             leader: registration.and_then(|r| r.leader),
@@ -159,54 +207,39 @@ impl State {
         }
     }
 
-    pub(super) fn produced(
-        &self,
-        acks: Acks,
-        leader_epoch: LeaderEpoch,
-        (base_offset, last_offset): (Offset, Offset),
-        log_append_time: Option<Timestamp>,
-        duplicate: bool,
-    ) -> Produced {
+    /// The answer as of now: whoever waited is told what holds when the wait is over.
+    fn produced(&self, acks: Acks, stored: Stored) -> Produced {
+        let registration = self.replica.registration();
         let (durability, replicas) = match acks {
             Acks::All => {
-                let isr = self.replica.registration().map_or(1, |r| r.isr.len());
+                let isr = registration.map_or(1, |r| r.isr.len());
                 (self.replica.durability(), u32::try_from(isr).unwrap_or(u32::MAX))
             }
             Acks::Leader => (Durability::Memory, 1),
         };
+        let Stored { base_offset, last_offset, log_append_time, duplicate } = stored;
         Produced {
             base_offset,
             last_offset,
             log_append_time,
             log_start_offset: self.log.log_start_offset(),
             duplicate,
-            leader_epoch,
+            leader_epoch: registration.map_or(LeaderEpoch::ZERO, |r| r.leader_epoch),
             durability,
             replicas,
         }
     }
 
-    pub(super) fn answer_when(
-        &mut self,
-        append: Append,
-        required: Offset,
-        produced: Produced,
-        effects: &mut Effects,
-    ) {
+    fn answer_when(&mut self, append: Append, stored: Stored, effects: &mut Effects) {
         let Append { acks, deadline, ticket, .. } = append;
-        if acks == Acks::Leader || self.replica.high_watermark() >= required {
-            effects.answers.push((ticket, Ok(produced)));
+        if acks == Acks::Leader || self.replica.acknowledged_end() >= stored.end() {
+            effects.answers.push((ticket, Ok(self.produced(acks, stored))));
         } else {
-            self.waiters.push(Waiter { required, deadline, produced, ticket });
+            self.waiters.push(Waiter { deadline, stored, ticket });
         }
     }
 
-    pub(super) fn park(
-        &mut self,
-        partition: &Arc<Partition>,
-        append: Append,
-        effects: &mut Effects,
-    ) {
+    fn park(&mut self, partition: &Arc<Partition>, append: Append, effects: &mut Effects) {
         let bytes = append.batch.bytes().len();
         if self.parked_bytes + bytes > partition.env.parked_bytes_max && !self.parked.is_empty() {
             let busy = ProduceError::Busy { parked_bytes: self.parked_bytes };
@@ -230,9 +263,9 @@ impl State {
                     self.parked.push_front(append);
                     return;
                 }
-                Ok(Some((required, produced))) => {
+                Ok(Some(stored)) => {
                     self.parked_bytes -= append.batch.bytes().len();
-                    self.answer_when(append, required, produced, effects);
+                    self.answer_when(append, stored, effects);
                 }
                 Err(refused) => {
                     self.parked_bytes -= append.batch.bytes().len();
@@ -245,7 +278,8 @@ impl State {
     /// Feeds the protocol and carries out what it says.
     pub(super) fn step(&mut self, partition: &Arc<Partition>, event: Event, effects: &mut Effects) {
         let mut actions = Vec::new();
-        self.replica.step(event, &mut actions);
+        let now = partition.env.clock.monotonic().since_start();
+        self.replica.step(now, event, &mut actions);
         for action in actions {
             match action {
                 Action::StartEpoch { epoch, start } => {
@@ -255,11 +289,17 @@ impl State {
                         "an epoch starts at the end"
                     );
                     self.log.note_epoch(epoch);
+                    effects.wake_readers = true;
                 }
                 Action::Resign { .. } => {
-                    for waiter in self.waiters.take_all() {
-                        effects.answers.push((waiter.ticket, Err(self.not_leader(true))));
-                    }
+                    self.log.forget_unwritten_epoch();
+                    self.answer_waiters(self.not_leader(true), effects);
+                    // Whoever reads here is told where to go.
+                    effects.wake_readers = true;
+                }
+                Action::RefuseWaiting { isr, min_isr } => {
+                    let refused = ProduceError::NotEnoughReplicasAfterAppend { isr, min_isr };
+                    self.answer_waiters(refused, effects);
                 }
                 Action::AdvanceHighWatermark(high_watermark) => {
                     self.log.note_high_watermark(high_watermark);
@@ -268,28 +308,51 @@ impl State {
                         .high_watermark
                         .store(high_watermark.get(), Ordering::Release);
                     effects.wake_readers = true;
-                    for waiter in self.waiters.take_committed(high_watermark) {
-                        effects.answers.push((waiter.ticket, Ok(waiter.produced)));
+                }
+                Action::Acknowledge(end) => {
+                    for waiter in self.waiters.take_below(end) {
+                        let produced = self.produced(Acks::All, waiter.stored);
+                        effects.answers.push((waiter.ticket, Ok(produced)));
                     }
                 }
+                // Appends look for themselves, and those parked are tried again by every tick.
+                Action::HoldAppends | Action::ResumeAppends => {}
+                // What goes to other replicas or to the controller, and what comes of it in the own
+                // log. As long as brokers know no peers there is nobody to carry it to, and no
+                // registration names anybody who could have asked.
+                Action::Append
+                | Action::Truncate { .. }
+                | Action::Restart { .. }
+                | Action::AdvanceLogStart(_)
+                | Action::Serve { .. }
+                | Action::Reply { .. }
+                | Action::EndSession { .. }
+                | Action::WakeSenders
+                | Action::ShareProgress
+                | Action::Subscribe(_)
+                | Action::Ack(_)
+                | Action::Unsubscribe(_)
+                | Action::ProposeIsr(_) => {}
             }
         }
         let leads = self.replica.leads().map_or(-1, LeaderEpoch::get);
         partition.published.leads.store(leads, Ordering::Release);
     }
 
-    pub(super) fn advance_log_start(&mut self, to: Offset, effects: &mut Effects) {
-        if to > self.log.log_start_offset()
-            && let Some(work) = self.log.advance_log_start(to)
-        {
-            self.run(work, effects);
-        }
-    }
-
     /// Starts what the log wants done, and the flush that acks and readers wait for: with
     /// `durability=disk` nothing is read before it is on disk, whatever its acks.
-    pub(super) fn start_work(&mut self, effects: &mut Effects) {
-        if self.closed {
+    pub(super) fn start_work(&mut self, partition: &Arc<Partition>, effects: &mut Effects) {
+        if self.closed || self.broken.is_some() {
+            return;
+        }
+        if let Err(failed) = partition.env.failure.check() {
+            // Perhaps by another partition: nothing here will be flushed any more, either.
+            if self.is_waited_for() {
+                self.fail_all(&failed.to_string(), effects);
+            }
+            return;
+        }
+        if self.stalled {
             return;
         }
         while let Some(work) = self.log.take_work() {
@@ -303,8 +366,9 @@ impl State {
         }
     }
 
-    fn run(&mut self, work: LogWork, effects: &mut Effects) {
+    pub(super) fn run(&mut self, work: LogWork, effects: &mut Effects) {
         self.works += 1;
+        self.deletions.is_running |= work.is_delete();
         effects.work.push(work);
     }
 
@@ -329,26 +393,35 @@ impl State {
     /// No more appends; whoever waits is told.
     pub(super) fn close(&mut self, effects: &mut Effects) {
         self.closed = true;
-        let closing = |appended| Err(ProduceError::Closing { appended });
-        for append in self.parked.drain(..) {
-            effects.answers.push((append.ticket, closing(false)));
-        }
-        self.parked_bytes = 0;
-        for waiter in self.waiters.take_all() {
-            effects.answers.push((waiter.ticket, closing(true)));
-        }
+        self.answer_parked(&ProduceError::Closing { appended: false }, effects);
+        self.answer_waiters(ProduceError::Closing { appended: true }, effects);
+        self.deletions.close(effects);
         effects.wake_readers = true;
     }
 
-    /// The directory failed: what waits can never be acknowledged here.
+    /// What waits can never be acknowledged here.
     pub(super) fn fail_all(&mut self, why: &str, effects: &mut Effects) {
         let failed = |appended| ProduceError::StorageFailed { why: why.to_owned(), appended };
-        for append in self.parked.drain(..) {
-            effects.answers.push((append.ticket, Err(failed(false))));
-        }
+        self.answer_parked(&failed(false), effects);
+        self.answer_waiters(failed(true), effects);
+        self.deletions.fail(why, effects);
+    }
+
+    /// From now on nothing is written here; what was published can still be read.
+    pub(super) fn break_down(&mut self, why: &str, effects: &mut Effects) {
+        let why = format!("internal error: {why}; restart the broker and please report this");
+        self.fail_all(&why, effects);
+        self.broken.get_or_insert_with(|| why.into());
+    }
+
+    pub(super) fn answer_parked(&mut self, error: &ProduceError, effects: &mut Effects) {
         self.parked_bytes = 0;
-        for waiter in self.waiters.take_all() {
-            effects.answers.push((waiter.ticket, Err(failed(true))));
-        }
+        let parked = std::mem::take(&mut self.parked);
+        effects.answers.extend(parked.into_iter().map(|a| (a.ticket, Err(error.clone()))));
+    }
+
+    fn answer_waiters(&mut self, error: ProduceError, effects: &mut Effects) {
+        let waiters = self.waiters.take_all();
+        effects.answers.extend(waiters.into_iter().map(|w| (w.ticket, Err(error.clone()))));
     }
 }

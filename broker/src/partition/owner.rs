@@ -1,8 +1,8 @@
 //! The owner of a partition's order: everything that changes it happens here, under one lock.
 
 use std::{
-    collections::VecDeque,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering},
@@ -16,21 +16,20 @@ use riverrun_proto::{
     ids::{TopicName, TopicPartition},
     offset::Offset,
 };
-use tokio::sync::watch;
 
 use super::{
+    error::CloseError,
     order::{Effects, State},
-    pool::{IoPool, Lane},
+    pool::{IoPool, panic_text},
     produce::Append,
     read::ReadBudget,
     settings::Settings,
-    waiters::Waiters,
     watch::{ReadySet, Watch, Watchers},
 };
 use crate::{
     clock::{Clock, Instant},
     io::Failure,
-    log::{Log, LogError, LogReader, LogWork, LogWorkDone},
+    log::{Log, LogConfig, LogReader},
     replica::{Event, Registration, Replica},
     telemetry::StorageMetrics,
 };
@@ -42,6 +41,8 @@ pub struct PartitionEnv {
     pub clock: Arc<dyn Clock>,
     /// Whether the directory that the log is in has failed.
     pub failure: Failure,
+    /// Whether there is room for appends.
+    pub gate: WriteGate,
     /// Threads for what blocks.
     pub pool: IoPool,
     /// What is measured of appends and syncs.
@@ -50,6 +51,23 @@ pub struct PartitionEnv {
     pub read_budget: ReadBudget,
     /// Bytes of batches that may be parked in front of one partition's log.
     pub parked_bytes_max: usize,
+}
+
+/// Closed while the disk has so little room that what is left is for deletions, checkpoints and the
+/// metadata: appends are refused as on a full disk. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct WriteGate(Arc<AtomicBool>);
+
+impl WriteGate {
+    /// Closes or opens it.
+    pub fn set_closed(&self, closed: bool) {
+        self.0.store(closed, Ordering::Relaxed);
+    }
+
+    /// Whether appends are refused.
+    pub fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// The offsets of a partition at one moment.
@@ -94,8 +112,6 @@ pub(super) struct Published {
     waiters: AtomicBool,
     /// Bytes that a restart after a kill would have to read.
     dirty_bytes: AtomicU64,
-    /// The log start offset that a restart after a kill would find.
-    pub(super) durable_log_start: watch::Sender<Offset>,
 }
 
 impl Partition {
@@ -116,17 +132,8 @@ impl Partition {
             closed: AtomicBool::new(false),
             waiters: AtomicBool::new(false),
             dirty_bytes: AtomicU64::new(0),
-            durable_log_start: watch::Sender::new(log.log_start_offset()),
         };
-        let state = State {
-            log,
-            replica,
-            waiters: Waiters::default(),
-            parked: VecDeque::new(),
-            parked_bytes: 0,
-            works: 0,
-            closed: false,
-        };
+        let state = State::new(log, replica);
         Arc::new(Self {
             id,
             topic,
@@ -153,31 +160,31 @@ impl Partition {
     /// Appends a batch, or parks it in order; its ticket is answered now or later. Never blocks.
     pub fn produce(self: &Arc<Self>, append: Append) {
         let now = self.env.clock.now();
-        if let Err(refused) = self.settings.load().check(&append, now) {
-            append.ticket.complete(Err(refused));
-            return;
-        }
-        self.change(|state, effects| {
-            if state.parked.is_empty() {
-                state.try_append(self, append, now, effects);
-            } else {
-                state.park(self, append, effects);
-            }
-        });
+        self.change(|state, effects| state.take(self, append, now, effects));
     }
 
     /// The metadata log registered the partition anew.
     pub fn register(self: &Arc<Self>, registration: Registration) {
-        self.change(|state, effects| state.step(self, Event::Registered(registration), effects));
+        self.change(|state, effects| {
+            if state.is_sound() {
+                state.step(self, Event::Registered(registration), effects);
+            }
+        });
     }
 
     /// The topic's configuration changed.
-    pub fn reconfigure(self: &Arc<Self>, settings: Settings, log: crate::log::LogConfig) {
-        let durability = settings.durability;
-        self.settings.store(Arc::new(settings));
+    pub fn reconfigure(self: &Arc<Self>, settings: Settings, log: LogConfig) {
         self.change(|state, effects| {
+            if !state.is_sound() {
+                return;
+            }
             state.log.reconfigure(log);
+            let durability = settings.durability;
+            self.settings.store(Arc::new(settings));
             if state.replica.durability() != durability {
+                // A log that was emptied is flushed without a flush.
+                let flushed_end = state.log.flushed_end_offset();
+                state.step(self, Event::Flushed { flushed_end }, effects);
                 state.step(self, Event::DurabilityChanged(durability), effects);
             }
         });
@@ -185,48 +192,30 @@ impl Partition {
 
     /// Asks for a checkpoint, so that a restart after a kill has less to read.
     pub fn request_checkpoint(self: &Arc<Self>) {
-        self.change(|state, _| state.log.request_checkpoint());
+        self.change(|state, _| {
+            if state.is_sound() {
+                state.log.request_checkpoint();
+            }
+        });
     }
 
-    /// Forgets old producers, tries a full disk again, gives back what an idle log holds.
+    /// To be called every second or so: forgets old producers, tries again what failed or met a full
+    /// disk, gives back what an idle log holds.
     pub fn tick(self: &Arc<Self>) {
         let now = self.env.clock.now();
         self.change(|state, effects| {
-            state.log.tick(now);
-            state.drain_parked(self, now, effects);
+            if state.is_sound() {
+                state.stalled = false;
+                state.log.tick(now);
+                state.delete_next(effects);
+                state.drain_parked(self, now, effects);
+            }
         });
     }
 
     /// Answers produces that waited past their deadline.
     pub fn expire(self: &Arc<Self>, now: Instant) {
         self.change(|state, effects| state.expire(now, effects));
-    }
-
-    /// Deletes what retention no longer keeps, in the background.
-    pub fn apply_retention(self: &Arc<Self>) {
-        let now = self.env.clock.now();
-        let retention = self.settings.load().retention;
-        self.change(|state, effects| {
-            if let Some(due) =
-                state.log.retention_due(now, &retention, state.replica.high_watermark())
-            {
-                state.advance_log_start(due, effects);
-            }
-        });
-    }
-
-    /// Deletes what lies below `before`, at most up to the high watermark; returns the log start
-    /// offset that holds now.
-    pub(super) fn delete_before(self: &Arc<Self>, before: Option<Offset>) -> Option<Offset> {
-        self.change(|state, effects| {
-            let committed = state.replica.high_watermark();
-            let before = before.unwrap_or(committed);
-            if before > committed {
-                return None;
-            }
-            state.advance_log_start(before, effects);
-            Some(state.log.log_start_offset())
-        })
     }
 
     /// Takes no more appends and answers whoever waits. Reads end, too.
@@ -246,11 +235,21 @@ impl Partition {
 
     /// Writes down what makes the next start a quick one: flush, indexes, snapshots, checkpoint.
     /// Blocks; only after [`Partition::close`].
-    pub(super) fn finish(&self) -> Result<(), LogError> {
+    pub(super) fn finish(&self) -> Result<(), CloseError> {
         self.wait_idle();
-        let work = self.state.lock().log.start_close();
+        let work = {
+            let mut state = self.state.lock();
+            if let Some(why) = &state.broken {
+                return Err(CloseError::Broken(Arc::clone(why)));
+            }
+            if let Some(damage) = state.log.damage() {
+                return Err(CloseError::Damaged(damage.clone()));
+            }
+            state.log.start_close()
+        };
         let done = work.run();
-        self.state.lock().log.complete(done).map(|_| ())
+        self.state.lock().log.complete(done)?;
+        Ok(())
     }
 
     /// Where it stands.
@@ -310,72 +309,55 @@ impl Partition {
     }
 
     /// The one way to change a partition: under the lock, then whatever follows, in order.
-    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
+    ///
+    /// A panic in there leaves the state half changed: the partition then takes no more writes and
+    /// answers whoever waits, and the panic goes on its way.
+    pub(super) fn change<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut State, &mut Effects) -> T,
+    ) -> T {
         let mut effects = Effects::default();
         let result = {
             let mut state = self.state.lock();
-            let result = change(&mut state, &mut effects);
-            state.start_work(&mut effects);
-            let waits = state.waiters.len() > 0 || !state.parked.is_empty();
-            self.published.waiters.store(waits, Ordering::Relaxed);
-            self.published
-                .dirty_bytes
-                .store(state.log.bytes_above_recovery_point(), Ordering::Relaxed);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                let result = change(&mut state, &mut effects);
+                state.start_work(self, &mut effects);
+                result
+            }));
+            if let Err(panic) = &result {
+                state.break_down(panic_text(panic.as_ref()), &mut effects);
+            }
+            let published = &self.published;
+            published.waiters.store(state.is_waited_for(), Ordering::Relaxed);
+            let dirty = state.log.bytes_above_recovery_point();
+            published.dirty_bytes.store(dirty, Ordering::Relaxed);
             if state.works == 0 {
                 self.idle.notify_all();
             }
             result
         };
-        if effects.wake_readers {
+        self.carry_out(effects);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn carry_out(self: &Arc<Self>, effects: Effects) {
+        let Effects { answers, deletions, work, appended_in, wake_readers } = effects;
+        if wake_readers {
             self.watchers.wake();
         }
-        for work in effects.work {
-            let partition = Arc::clone(self);
-            self.env.pool.run(Lane::Work, move || partition.work_done(partition.measured(work)));
+        for work in work {
+            self.hand_to_pool(work);
         }
-        for (ticket, outcome) in effects.answers {
+        for (ticket, outcome) in answers {
             ticket.complete(outcome);
         }
-        result
-    }
-
-    fn measured(&self, work: LogWork) -> LogWorkDone {
-        let is_sync = work.is_flush();
-        let began = self.env.clock.monotonic();
-        let done = work.run();
-        if is_sync {
-            self.env.metrics.observe_fsync(self.env.clock.monotonic().duration_since(began));
+        for (answer, outcome) in deletions {
+            // Whoever asked may be gone; then nobody wants to know.
+            let _ = answer.send(outcome);
         }
-        done
-    }
-
-    fn work_done(self: &Arc<Self>, done: LogWorkDone) {
-        let now = self.env.clock.now();
-        self.change(|state, effects| {
-            state.works -= 1;
-            match state.log.complete(done) {
-                Ok(completed) => {
-                    if let Some(flushed_end) = completed.flushed_end {
-                        state.step(self, Event::Flushed { flushed_end }, effects);
-                    }
-                    if let Some(start) = completed.log_start {
-                        self.published.durable_log_start.send_if_modified(|durable| {
-                            let moved = start > *durable;
-                            *durable = start.max(*durable);
-                            moved
-                        });
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(partition = %self.id, topic = %self.topic, %error, "log work failed");
-                    if let Err(failed) = self.env.failure.check() {
-                        state.fail_all(&failed.to_string(), effects);
-                    }
-                }
-            }
-            // Also after a failure: the log now says why it is not ready.
-            state.drain_parked(self, now, effects);
-        });
+        for took in appended_in {
+            self.env.metrics.observe_append(took);
+        }
     }
 }
 

@@ -33,6 +33,24 @@ pub struct Append {
     pub ticket: Ticket,
 }
 
+/// Where a batch lies in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) base_offset: Offset,
+    pub(super) last_offset: Offset,
+    /// Set where the broker stamps time.
+    pub(super) log_append_time: Option<Timestamp>,
+    /// It lay there before.
+    pub(super) duplicate: bool,
+}
+
+impl Stored {
+    /// First offset behind it.
+    pub(super) fn end(&self) -> Offset {
+        self.last_offset.next()
+    }
+}
+
 /// Where a batch is and what it survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Produced {
@@ -89,6 +107,17 @@ pub enum ProduceError {
          min.insync.replicas"
     )]
     NotEnoughReplicas {
+        /// Members of the ISR.
+        isr: usize,
+        /// What it takes.
+        min_isr: usize,
+    },
+    /// The in-sync replicas became too few while the batch waited for them.
+    #[error(
+        "appended, but only {isr} of {min_isr} in-sync replicas are left; it may yet commit when a \
+         replica catches up"
+    )]
+    NotEnoughReplicasAfterAppend {
         /// Members of the ISR.
         isr: usize,
         /// What it takes.
@@ -163,8 +192,8 @@ pub enum ProduceError {
     /// The disk is full. Nothing was written; writes are taken again once there is room.
     #[error("the disk is full: free space or lower retention; reads go on")]
     StorageFull,
-    /// The log directory failed.
-    #[error("the log directory failed: {why}")]
+    /// The partition's storage failed.
+    #[error("the partition's storage failed: {why}")]
     StorageFailed {
         /// What happened.
         why: String,
@@ -205,6 +234,7 @@ impl ProduceError {
             | Self::NotLeader { appended, .. }
             | Self::StorageFailed { appended, .. }
             | Self::Closing { appended } => !appended,
+            Self::NotEnoughReplicasAfterAppend { .. } => false,
             Self::FencedLeaderEpoch { .. }
             | Self::UnknownLeaderEpoch { .. }
             | Self::NotEnoughReplicas { .. }

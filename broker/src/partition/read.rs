@@ -1,17 +1,20 @@
 //! The reading side: no lock for what is committed, the pool for what is not in memory.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use riverrun_proto::{epoch::LeaderEpoch, offset::Offset, timestamp::Timestamp};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     error::{FetchError, OffsetsError},
     owner::Partition,
     pool::Lane,
 };
-use crate::log::{Batches, ColdRead, Damage, Read, ReadError};
+use crate::{
+    log::{Batches, ColdRead, Damage, Read, ReadError},
+    telemetry::{Bound, Bounds, Usage},
+};
 
 /// What a reader asks of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,27 +77,62 @@ pub struct OffsetAt {
 }
 
 /// Bytes that reads from the disk may hold at once, broker-wide: one reader's history must not
-/// crowd out another's, nor fill the memory.
+/// crowd out another's, nor fill the memory. It bounds the line of reads on the pool as well: a job
+/// keeps its share until it has run, whether or not its reader still waits.
 #[derive(Debug, Clone)]
-pub struct ReadBudget {
+pub struct ReadBudget(Arc<Budget>);
+
+#[derive(Debug)]
+struct Budget {
     permits: Arc<Semaphore>,
     total: u32,
+    /// Told of reads that had to wait.
+    bound: OnceLock<Bound>,
 }
+
+/// What a look-up counts for: it reads a few index pages and at most one batch at a time.
+const LOOKUP_BYTES: usize = 64 * 1024;
 
 impl ReadBudget {
     /// A budget of `bytes`.
     pub fn new(bytes: u32) -> Self {
-        Self { permits: Arc::new(Semaphore::new(bytes as usize)), total: bytes }
+        let permits = Arc::new(Semaphore::new(bytes as usize));
+        Self(Arc::new(Budget { permits, total: bytes, bound: OnceLock::new() }))
     }
 
-    /// Bytes taken now, for metrics.
+    /// Bytes taken now.
     pub fn used(&self) -> usize {
-        self.total as usize - self.permits.available_permits()
+        self.0.total as usize - self.0.permits.available_permits()
     }
 
     /// All of it.
     pub fn total(&self) -> u32 {
-        self.total
+        self.0.total
+    }
+
+    /// Shows how much is taken, and counts reads that had to wait for their share.
+    pub fn watch(&self, bounds: &Bounds) {
+        let budget = self.clone();
+        let bound = bounds.watch_pool("cold_reads", move || Usage {
+            used: budget.used() as u64,
+            limit: u64::from(budget.total()),
+        });
+        // Watched twice, the first counter goes on counting.
+        let _ = self.0.bound.set(bound);
+    }
+
+    /// A share for a read of `bytes`; all there is for one that is larger. Cancel safe.
+    async fn take(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let budget = &self.0;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, budget.total.max(1));
+        if let Ok(permit) = Arc::clone(&budget.permits).try_acquire_many_owned(bytes) {
+            return permit;
+        }
+        if let Some(bound) = budget.bound.get() {
+            bound.hit();
+        }
+        let permits = Arc::clone(&budget.permits);
+        permits.acquire_many_owned(bytes).await.expect("the semaphore is never closed")
     }
 }
 
@@ -105,12 +143,16 @@ impl Partition {
     /// Cancel safe: dropped, it changes nothing (a read under way on the pool runs to its end).
     pub async fn read(self: &Arc<Self>, fetch: Fetch) -> Result<Fetched, FetchError> {
         self.check_epoch(fetch.leader_epoch)?;
+        // In this order: the start never lies beyond a high watermark that is read later.
+        let log_start_offset = self.reader.log_start_offset();
+        let high_watermark = self.high_watermark();
+        // What was deleted says nothing of divergence (KAFKA-14078).
         if let Some(epoch) = fetch.last_read_epoch
+            && fetch.from >= log_start_offset
             && let Some(diverging) = self.divergence(fetch.from, epoch)
         {
             return Ok(diverging);
         }
-        let high_watermark = self.high_watermark();
         let read = match self.reader.read(fetch.from, high_watermark, fetch.max_bytes) {
             Ok(Read::Batches(found)) => Ok(found),
             Ok(Read::Empty) => Ok(Batches { batches: Vec::new(), next_offset: fetch.from }),
@@ -119,12 +161,7 @@ impl Partition {
         };
         let Batches { batches, next_offset } =
             read.map_err(|error| self.fetch_error(fetch.from, error))?;
-        Ok(Fetched::Batches {
-            batches,
-            next_offset,
-            high_watermark,
-            log_start_offset: self.reader.log_start_offset(),
-        })
+        Ok(Fetched::Batches { batches, next_offset, high_watermark, log_start_offset })
     }
 
     /// Finds an offset by name or time. Times may need the disk.
@@ -156,56 +193,41 @@ impl Partition {
             None => self.reader.max_timestamp(upper),
         };
         let found = self
-            .on_pool(move || lookup.run())
+            .on_pool(LOOKUP_BYTES, move || lookup.run())
             .await?
             .map_err(|error| self.fetch_error(Offset::ZERO, error))?;
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
-    /// Deletes what lies below `before` (`None`: below the high watermark). Returns the log start
-    /// offset that holds now; readers below it are told so at once, files go in the background.
-    pub fn delete_records(
-        self: &Arc<Self>,
-        before: Option<Offset>,
-        leader_epoch: Option<LeaderEpoch>,
-    ) -> Result<Offset, FetchError> {
-        self.check_epoch(leader_epoch)?;
-        self.delete_before(before).ok_or_else(|| FetchError::OutOfRange {
-            offset: before.unwrap_or_default(),
-            log_start_offset: self.reader.log_start_offset(),
-            log_end_offset: self.high_watermark(),
+    async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
+        self.on_pool(cold.max_bytes(), move || cold.run()).await
+    }
+
+    /// Runs `job` on the pool once there is room for `bytes`. If its caller is gone by then it is
+    /// not run.
+    async fn on_pool<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FetchError> {
+        let share = self.env.read_budget.take(bytes).await;
+        let (answer, answered) = oneshot::channel();
+        self.env.pool.run(Lane::Read, move || {
+            if answer.is_closed() {
+                return;
+            }
+            let result = job();
+            drop(share);
+            // The reader may be gone by now; then nobody wants to know.
+            let _ = answer.send(result);
+        });
+        answered.await.map_err(|_| match self.is_closed() {
+            true => FetchError::Closing,
+            false => FetchError::StorageFailed { why: "the read was not finished".to_owned() },
         })
     }
 
-    /// Waits until what lies below `start` would not come back after a kill. On a disk that is full
-    /// that may take until there is room.
-    ///
-    /// Cancel safe.
-    pub async fn deletion_durable(&self, start: Offset) {
-        let mut durable = self.published.durable_log_start.subscribe();
-        durable.wait_for(|at| *at >= start).await.expect("the sender lives as long as self");
-    }
-
-    async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
-        let budget = &self.env.read_budget;
-        let bytes = u32::try_from(cold.max_bytes()).unwrap_or(u32::MAX).clamp(1, budget.total);
-        let _permit = Arc::clone(&budget.permits).acquire_many_owned(bytes).await;
-        self.on_pool(move || cold.run()).await
-    }
-
-    async fn on_pool<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, FetchError> {
-        let (answer, answered) = oneshot::channel();
-        self.env.pool.run(Lane::Read, move || {
-            // The reader may be gone; then nobody wants to know.
-            let _ = answer.send(job());
-        });
-        answered.await.map_err(|_| FetchError::Closing)
-    }
-
-    fn check_epoch(&self, given: Option<LeaderEpoch>) -> Result<(), FetchError> {
+    pub(super) fn check_epoch(&self, given: Option<LeaderEpoch>) -> Result<(), FetchError> {
         if self.is_closed() {
             return Err(FetchError::Closing);
         }
@@ -234,6 +256,8 @@ impl Partition {
 
     fn fetch_error(&self, from: Offset, error: ReadError) -> FetchError {
         match error {
+            // Its files may be gone already.
+            ReadError::Log(_) | ReadError::Corrupt(_) if self.is_closed() => FetchError::Closing,
             ReadError::OutOfRange { start, end } => FetchError::OutOfRange {
                 offset: from,
                 log_start_offset: start,

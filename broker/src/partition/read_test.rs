@@ -23,7 +23,7 @@ fn reading_outside_the_log_says_where_it_is() {
         harness.send(tag, batch(1, 1000));
         harness.offsets(tag);
     }
-    assert_eq!(harness.partition.delete_records(Some(at(50)), None), Ok(at(50)));
+    assert_eq!(harness.delete(Some(50)), Ok(at(50)));
     let out = |offset| FetchError::OutOfRange {
         offset: at(offset),
         log_start_offset: at(50),
@@ -34,11 +34,11 @@ fn reading_outside_the_log_says_where_it_is() {
     assert_eq!(harness.readable(50), (50..100).collect::<Vec<_>>());
     assert!(harness.readable(100).is_empty());
     assert!(matches!(
-        harness.partition.delete_records(Some(at(101)), None),
-        Err(FetchError::OutOfRange { .. })
+        harness.delete(Some(101)),
+        Err(OffsetsError::Fetch(FetchError::OutOfRange { .. }))
     ));
-    assert_eq!(harness.partition.delete_records(None, None), Ok(at(100)));
-    assert_eq!(harness.partition.delete_records(Some(at(10)), None), Ok(at(100)), "never back");
+    assert_eq!(harness.delete(None), Ok(at(100)));
+    assert_eq!(harness.delete(Some(10)), Ok(at(100)), "never back");
 }
 
 #[test]

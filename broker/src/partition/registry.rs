@@ -1,12 +1,13 @@
 //! The partitions of this broker: opened at the start, kept as the metadata log says from then on.
 //!
-//! A directory is removed only where a metadata record says that its topic was deleted. One that
-//! belongs to no topic known here is set aside under another name and reported; absence from an
-//! image proves nothing (NATS #7556: a corrupt snapshot, "orphans" cleaned up, data gone).
+//! A partition that cannot be opened or made does not keep the others from serving: it answers
+//! KAFKA_STORAGE_ERROR with the reason, and where that may pass (a full disk, too few handles) it is
+//! tried again ([`Registry::retry_failed`]).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc,
@@ -21,16 +22,21 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
+    CloseError, directories,
     owner::{Partition, PartitionEnv},
+    pool::panic_text,
     settings::Settings,
 };
 use crate::{
     config::{LogConfig as LogSettings, ProduceConfig, TopicDefaults},
-    io::SyncPoint,
     log::{self, Damage, Log, LogCounters, LogEnv, LogError, PartitionMeta, RecoveryReport},
     metadata::{Delta, MetadataImage, MetadataOffset, Partition as Registered, Topic},
     replica::{Registration, Replica},
 };
+
+/// Logs opened, made, removed or closed at once: as many syncs as a disk can merge, few enough for
+/// any machine.
+const AT_ONCE: usize = 16;
 
 /// What the registry works with; all of it plain configuration or shared handles.
 #[derive(Debug, Clone)]
@@ -55,10 +61,27 @@ pub struct RegistryEnv {
 pub struct Registry {
     env: RegistryEnv,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
-    /// Partitions that are assigned to this broker and could not be opened, and why.
-    failed: RwLock<HashMap<TopicPartition, String>>,
+    /// Partitions that are assigned to this broker and do not serve.
+    failed: RwLock<HashMap<TopicPartition, Failed>>,
     /// What of the metadata log has been carried out here.
-    applied: watch::Sender<MetadataOffset>,
+    applied: watch::Sender<Applied>,
+    /// Held while a change is carried out; set for good when all is closed.
+    closed: Mutex<bool>,
+}
+
+/// Why a partition does not serve.
+#[derive(Debug, Clone)]
+struct Failed {
+    why: String,
+    /// Trying again may help.
+    may_pass: bool,
+}
+
+#[derive(Debug)]
+struct Applied {
+    offset: MetadataOffset,
+    /// Nothing more will be applied, and why.
+    ended: Option<Arc<str>>,
 }
 
 /// What opening all partitions found.
@@ -78,13 +101,24 @@ pub struct OpenReport {
     pub failed: Vec<(TopicPartition, String)>,
 }
 
-/// The data directory could not be looked through.
+/// The partitions could not be opened.
 #[derive(Debug, Error)]
-#[error("cannot open the partitions in {}: {source}", dir.display())]
-pub struct OpenError {
-    dir: PathBuf,
-    source: LogError,
+pub enum OpenError {
+    /// The data directory could not be looked through.
+    #[error("cannot open the partitions in {}: {source}", dir.display())]
+    Unreadable {
+        /// Which one.
+        dir: PathBuf,
+        /// What went wrong.
+        source: LogError,
+    },
+    /// Told to stop meanwhile. Nothing is lost: the next start goes on.
+    #[error("told to stop while opening the partitions")]
+    Interrupted,
 }
+
+/// A partition that is to be opened or made.
+type Assigned<'a> = (&'a Topic, PartitionIndex, &'a Registered);
 
 impl Registry {
     /// Opens every partition that `image` assigns to this broker, several at a time. Blocks.
@@ -99,45 +133,58 @@ impl Registry {
         image: &MetadataImage,
         clean: bool,
     ) -> Result<(Arc<Self>, OpenReport), OpenError> {
-        let failed_on = |source| OpenError { dir: env.dir.clone(), source };
-        let mut report = OpenReport::default();
-        let present = sort_out_directories(&env, image, &mut report).map_err(failed_on)?;
+        Self::open_unless(env, image, clean, || false)
+    }
+
+    /// As [`Registry::open`]; asks before each partition whether to go on.
+    ///
+    /// # Errors
+    /// As well if it was interrupted.
+    pub fn open_unless(
+        env: RegistryEnv,
+        image: &MetadataImage,
+        clean: bool,
+        interrupted: impl Fn() -> bool + Sync,
+    ) -> Result<(Arc<Self>, OpenReport), OpenError> {
+        let dir = env.dir.clone();
+        let found = directories::sort_out(&env.log, &dir, image)
+            .map_err(|source| OpenError::Unreadable { dir, source })?;
         let registry = Arc::new(Self {
             env,
             partitions: RwLock::default(),
             failed: RwLock::default(),
-            applied: watch::Sender::new(image.offset()),
+            applied: watch::Sender::new(Applied { offset: image.offset(), ended: None }),
+            closed: Mutex::new(false),
         });
-
         let assigned: Vec<_> = image
             .topics()
-            .flat_map(|topic| topic.partitions().map(move |(index, state)| (topic, index, state)))
+            .flat_map(|topic| topic.partitions().map(move |(at, state)| (&**topic, at, state)))
             .filter(|(_, _, state)| state.replicas.contains(&registry.env.me))
             .collect();
-        let next = AtomicUsize::new(0);
+        let report = OpenReport { set_aside: found.set_aside, ..OpenReport::default() };
         let report = Mutex::new(report);
-        let threads = thread::available_parallelism().map_or(2, usize::from) * 2;
-        thread::scope(|scope| {
-            for _ in 0..threads.min(assigned.len()) {
-                scope.spawn(|| {
-                    while let Some((topic, index, state)) =
-                        assigned.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let id = TopicPartition::new(topic.id, *index);
-                        let exists = present.contains(&id);
-                        let opened = registry.start(topic, *index, state, exists, clean);
-                        report.lock().note(id, opened);
-                    }
-                });
+        let stopped = AtomicUsize::new(0);
+        in_parallel(&assigned, |&assigned| {
+            if interrupted() {
+                stopped.fetch_add(1, Ordering::Relaxed);
+                return;
             }
+            let id = TopicPartition::new(assigned.0.id, assigned.1);
+            let opened = registry.start(assigned, Some(found.present.contains(&id)), clean);
+            report.lock().note(id, opened);
         });
-        let report = report.into_inner();
-        registry.failed.write().extend(report.failed.iter().cloned());
-        Ok((registry, report))
+        if stopped.into_inner() > 0 {
+            return Err(OpenError::Interrupted);
+        }
+        Ok((registry, report.into_inner()))
     }
 
     /// Carries out one change of the metadata. Changes must come in order. Blocks.
     pub fn apply(&self, delta: &Delta) {
+        let closed = self.closed.lock();
+        if *closed {
+            return;
+        }
         match delta {
             Delta::FeatureLevelChanged(_) | Delta::BrokerRegistered(_) => {}
             Delta::TopicCreated(topic) => self.start_from(topic, PartitionIndex::default()),
@@ -159,15 +206,55 @@ impl Registry {
         }
     }
 
-    /// Everything up to `offset` was applied.
-    pub fn note_applied(&self, offset: MetadataOffset) {
-        self.applied.send_replace(offset);
+    /// Tries again to open or make partitions whose failure may have passed; `image` is the newest
+    /// whose changes were applied. Blocks.
+    pub fn retry_failed(&self, image: &MetadataImage) {
+        let closed = self.closed.lock();
+        if *closed {
+            return;
+        }
+        let due: Vec<_> =
+            self.failed.read().iter().filter(|f| f.1.may_pass).map(|f| *f.0).collect();
+        let assigned = due.iter().filter_map(|id| {
+            let topic = image.topic_by_id(id.topic)?;
+            Some((&**topic, id.partition, topic.partition(id.partition)?))
+        });
+        for (id, outcome) in self.start_all(&assigned.collect::<Vec<_>>()) {
+            if outcome.is_ok() {
+                tracing::info!(partition = %id, "partition serves now");
+            }
+        }
     }
 
-    /// Waits until the changes up to `offset` are carried out on this broker. Cancel safe.
-    pub async fn wait_applied(&self, offset: MetadataOffset) {
+    /// Whether [`Registry::retry_failed`] has anything to do.
+    pub fn has_retriable(&self) -> bool {
+        self.failed.read().values().any(|failed| failed.may_pass)
+    }
+
+    /// Everything up to `offset` was applied.
+    pub fn note_applied(&self, offset: MetadataOffset) {
+        self.applied.send_modify(|applied| applied.offset = offset);
+    }
+
+    /// Nothing more will be applied: nobody is to wait for it.
+    pub fn end_applying(&self, why: &str) {
+        self.applied.send_modify(|applied| applied.ended = Some(why.into()));
+    }
+
+    /// Why nothing more will be applied, if so.
+    pub fn applying_ended(&self) -> Option<Arc<str>> {
+        self.applied.borrow().ended.clone()
+    }
+
+    /// Waits until the changes up to `offset` are carried out on this broker, or never will be;
+    /// says which. Cancel safe.
+    pub async fn wait_applied(&self, offset: MetadataOffset) -> bool {
         let mut applied = self.applied.subscribe();
-        applied.wait_for(|at| *at >= offset).await.expect("the sender lives as long as self");
+        let applied = applied
+            .wait_for(|applied| applied.offset >= offset || applied.ended.is_some())
+            .await
+            .expect("the sender lives as long as self");
+        applied.offset >= offset
     }
 
     /// A partition of this broker.
@@ -177,7 +264,7 @@ impl Registry {
 
     /// Why a partition of this broker does not serve.
     pub fn failure_of(&self, id: TopicPartition) -> Option<String> {
-        self.failed.read().get(&id).cloned()
+        self.failed.read().get(&id).map(|failed| failed.why.clone())
     }
 
     /// All partitions of this broker, in no order.
@@ -200,81 +287,126 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Closes all partitions and writes down what makes the next start a quick one. Returns whether
-    /// every log was closed in order; only then may the clean-shutdown marker be written. Blocks.
+    /// Closes all partitions and writes down what makes the next start a quick one; no change is
+    /// carried out any more. Returns whether every log of this broker was closed in order; only then
+    /// may the clean-shutdown marker be written. Blocks.
     pub fn close(&self) -> bool {
+        // Waits for a change under way: what it makes is closed, too.
+        *self.closed.lock() = true;
         let all = self.all();
         for partition in &all {
             partition.close();
         }
-        let next = AtomicUsize::new(0);
-        let failures = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            for _ in 0..CLOSERS.min(all.len()) {
-                scope.spawn(|| {
-                    while let Some(partition) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = partition.finish() {
-                            failures.fetch_add(1, Ordering::Relaxed);
-                            tracing::error!(partition = %partition.id(), topic = %partition.topic(), %error, "not closed in order");
-                        }
-                    }
-                });
+        let failures = AtomicUsize::new(self.failed.read().len());
+        in_parallel(&all, |partition| {
+            let closed = catch_unwind(AssertUnwindSafe(|| partition.finish()))
+                .unwrap_or_else(|panic| Err(CloseError::Broken(panic_text(&*panic).into())));
+            if let Err(error) = closed {
+                failures.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(partition = %partition.id(), topic = %partition.topic(), %error, "not closed in order");
             }
         });
         failures.into_inner() == 0
     }
 
+    /// Lets the I/O threads end. After [`Registry::close`].
+    pub fn end_threads(&self) {
+        self.env.partition.pool.close();
+    }
+
     fn start_from(&self, topic: &Topic, first: PartitionIndex) {
-        for (index, state) in topic.partitions() {
-            if index < first || !state.replicas.contains(&self.env.me) {
-                continue;
-            }
-            if let Err(error) = self.start(topic, index, state, false, false) {
-                let partition = TopicPartition::new(topic.id, index);
-                tracing::error!(%partition, topic = %topic.name, %error, "partition not started");
-                self.failed.write().insert(partition, error.to_string());
+        let mine = |(index, state): &(PartitionIndex, &Registered)| {
+            *index >= first && state.replicas.contains(&self.env.me)
+        };
+        let assigned = topic.partitions().filter(mine).map(|(index, state)| (topic, index, state));
+        for (partition, outcome) in self.start_all(&assigned.collect::<Vec<_>>()) {
+            if let Err(Failed { why, .. }) = outcome {
+                tracing::error!(%partition, topic = %topic.name, %why, "partition not started");
             }
         }
     }
 
-    /// Opens or makes one partition and lets it serve.
+    /// Opens or makes them, several at a time.
+    fn start_all(
+        &self,
+        assigned: &[Assigned<'_>],
+    ) -> Vec<(TopicPartition, Result<RecoveryReport, Failed>)> {
+        let outcomes = Mutex::new(Vec::with_capacity(assigned.len()));
+        in_parallel(assigned, |&assigned| {
+            let outcome = self.start(assigned, None, false);
+            outcomes.lock().push((TopicPartition::new(assigned.0.id, assigned.1), outcome));
+        });
+        outcomes.into_inner()
+    }
+
+    /// Opens or makes one partition and lets it serve; else notes why it does not.
     fn start(
         &self,
-        topic: &Topic,
-        index: PartitionIndex,
-        state: &Registered,
-        exists: bool,
+        assigned: Assigned<'_>,
+        exists: Option<bool>,
         clean: bool,
-    ) -> Result<RecoveryReport, LogError> {
+    ) -> Result<RecoveryReport, Failed> {
+        let (topic, index, state) = assigned;
         let id = TopicPartition::new(topic.id, index);
-        let dir = self.env.dir.join(id.to_string());
+        // One log that takes us by surprise does not keep the others from being opened.
+        let started = catch_unwind(AssertUnwindSafe(|| self.try_start(id, topic, exists, clean)))
+            .unwrap_or_else(|panic| Err(Failed::panicked(&panic_text(&*panic))));
+        match started {
+            Ok((partition, report)) => {
+                partition.register(registration(state));
+                self.partitions.write().insert(id, partition);
+                self.failed.write().remove(&id);
+                Ok(report)
+            }
+            Err(failed) => {
+                self.failed.write().insert(id, failed.clone());
+                Err(failed)
+            }
+        }
+    }
+
+    fn try_start(
+        &self,
+        id: TopicPartition,
+        topic: &Topic,
+        exists: Option<bool>,
+        clean: bool,
+    ) -> Result<(Arc<Partition>, RecoveryReport), Failed> {
         let (settings, log_config) = self.settings(topic);
-        let (log, report) = if exists {
-            let now = self.env.partition.clock.now();
-            Log::open(self.env.log.clone(), dir, log_config, clean, now)?
-        } else {
-            let meta = PartitionMeta { partition: id, topic_name: topic.name.clone() };
-            let log = Log::create(self.env.log.clone(), dir, &meta, log_config)?;
-            (log, RecoveryReport::default())
-        };
+        let (log, report) = self.open_or_make(id, topic, log_config, exists, clean)?;
         let replica = Replica::new(
             self.env.me,
             settings.durability,
             log.log_start_offset(),
             log.log_end_offset(),
             log.high_watermark(),
-        );
-        let partition = Partition::new(
-            id,
-            topic.name.clone(),
-            self.env.partition.clone(),
-            settings,
-            log,
-            replica,
-        );
-        partition.register(registration(state));
-        self.partitions.write().insert(id, partition);
-        Ok(report)
+        )
+        .with_epochs(log.leader_epochs().history().clone());
+        let env = self.env.partition.clone();
+        Ok((Partition::new(id, topic.name.clone(), env, settings, log, replica), report))
+    }
+
+    fn open_or_make(
+        &self,
+        id: TopicPartition,
+        topic: &Topic,
+        config: log::LogConfig,
+        exists: Option<bool>,
+        clean: bool,
+    ) -> Result<(Log, RecoveryReport), LogError> {
+        let env = &self.env.log;
+        let dir = self.env.dir.join(id.to_string());
+        if exists.unwrap_or_else(|| env.disk.list(&dir).is_ok()) {
+            let now = self.env.partition.clock.now();
+            match Log::open(env.clone(), dir.clone(), config.clone(), clean, now) {
+                // A crash came between the directory and its first file: nothing was in it ever.
+                Err(LogError::NoMeta { has_segments: false, .. }) => {}
+                opened => return opened,
+            }
+        }
+        let meta = PartitionMeta { partition: id, topic_name: topic.name.clone() };
+        let log = Log::create(env.clone(), dir, &meta, config)?;
+        Ok((log, RecoveryReport::default()))
     }
 
     fn settings(&self, topic: &Topic) -> (Settings, log::LogConfig) {
@@ -282,33 +414,52 @@ impl Registry {
     }
 
     fn delete(&self, topic: &Topic) {
+        let mut gone = Vec::new();
         for (index, _) in topic.partitions() {
             let id = TopicPartition::new(topic.id, index);
             let partition = self.partitions.write().remove(&id);
             let had_failed = self.failed.write().remove(&id).is_some();
-            match partition {
-                Some(partition) => {
-                    partition.close();
-                    partition.wait_idle();
-                }
-                None if had_failed => {}
-                None => continue,
+            if let Some(partition) = &partition {
+                // Whoever waits is told at once.
+                partition.close();
+            }
+            if partition.is_some() || had_failed {
+                gone.push((id, partition));
+            }
+        }
+        in_parallel(&gone, |(id, partition)| {
+            if let Some(partition) = partition {
+                partition.wait_idle();
             }
             let dir = self.env.dir.join(id.to_string());
             if let Err(error) = log::remove_partition(&self.env.log, &dir) {
-                tracing::error!(partition = %id, topic = %topic.name, %error, dir = %dir.display(), "data of a deleted topic not removed; the next start tries again");
+                let cause = std::error::Error::source(&error);
+                tracing::error!(partition = %id, topic = %topic.name, %error, cause, dir = %dir.display(), "data of a deleted topic not removed; the next start tries again");
             }
-        }
+        });
     }
 }
 
-/// Threads that close logs: as many syncs as a disk can merge, few enough for any machine.
-const CLOSERS: usize = 16;
+impl Failed {
+    fn panicked(what: &str) -> Self {
+        let why = format!("internal error: {what}; restart the broker and please report this");
+        Self { why, may_pass: false }
+    }
+}
 
-const SET_ASIDE: &str = ".set-aside";
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        let may_pass = matches!(error, LogError::StorageFull { .. } | LogError::Io { .. });
+        let why = match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        Self { why, may_pass }
+    }
+}
 
 impl OpenReport {
-    fn note(&mut self, id: TopicPartition, opened: Result<RecoveryReport, LogError>) {
+    fn note(&mut self, id: TopicPartition, opened: Result<RecoveryReport, Failed>) {
         match opened {
             Ok(recovery) => {
                 self.opened += 1;
@@ -316,47 +467,28 @@ impl OpenReport {
                 self.torn += usize::from(recovery.cut.is_some());
                 self.damaged.extend(recovery.damage.map(|damage| (id, damage)));
             }
-            Err(error) => self.failed.push((id, error.to_string())),
+            Err(failed) => self.failed.push((id, failed.why)),
         }
     }
 }
 
-/// What the directory holds of known partitions; removes what was deleted, sets aside the unknown.
-fn sort_out_directories(
-    env: &RegistryEnv,
-    image: &MetadataImage,
-    report: &mut OpenReport,
-) -> Result<HashSet<TopicPartition>, LogError> {
-    let disk = &env.log.disk;
-    let failed = |what| move |source| LogError::Io { what, path: env.dir.clone(), source };
-    let mut present = HashSet::new();
-    for entry in disk.list(&env.dir).map_err(failed("listing"))? {
-        let path = env.dir.join(&entry.name);
-        if !entry.is_dir || entry.name.ends_with(SET_ASIDE) {
-            continue;
+/// Does something slow for each, several at a time.
+fn in_parallel<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let run = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            job(item);
         }
-        if log::layout::is_deleted_dir(&entry.name) {
-            log::finish_removal(&env.log, &path)?;
-            continue;
-        }
-        match entry.name.parse::<TopicPartition>() {
-            Ok(id) if image.partition(id).is_some() => {
-                present.insert(id);
-            }
-            Ok(id) if image.deleted_at(id.topic).is_some() => {
-                log::remove_partition(&env.log, &path)?
-            }
-            _ => {
-                let aside = env.dir.join(format!("{}{SET_ASIDE}", entry.name));
-                disk.rename(&path, &aside).map_err(failed("renaming a directory in"))?;
-                disk.sync_dir(&env.dir, SyncPoint::PartitionRemovedDir)
-                    .map_err(failed("syncing"))?;
-                tracing::warn!(dir = %path.display(), now = %aside.display(), "directory of no known topic set aside");
-                report.set_aside.push(aside);
+    };
+    thread::scope(|scope| {
+        // The caller is one of them; a machine that gives no more threads makes it slower only.
+        for _ in 1..AT_ONCE.min(items.len()) {
+            if thread::Builder::new().spawn_scoped(scope, run).is_err() {
+                break;
             }
         }
-    }
-    Ok(present)
+        run();
+    });
 }
 
 fn registration(state: &Registered) -> Registration {

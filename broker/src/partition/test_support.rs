@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use riverrun_proto::{
     epoch::{LeaderEpoch, PartitionEpoch},
     ids::{BrokerId, PartitionIndex, ProducerId, TopicId, TopicName, TopicPartition},
@@ -45,7 +46,7 @@ pub(super) struct Harness {
     pub(super) pool: IoPool,
     pub(super) partition: Arc<Partition>,
     pub(super) sink: Arc<Outcomes>,
-    pub(super) outcomes: mpsc::Receiver<(u64, Result<Produced, ProduceError>)>,
+    outcomes: Mutex<mpsc::Receiver<(u64, Result<Produced, ProduceError>)>>,
 }
 
 pub(super) struct Setup {
@@ -71,6 +72,11 @@ impl Default for Setup {
 impl Harness {
     pub(super) fn new(setup: Setup) -> Self {
         let disk = SimDisk::new(7);
+        Self::on(Arc::new(disk.clone()), disk, setup)
+    }
+
+    /// On `shared`, which passes everything on to `disk`.
+    pub(super) fn on(shared: Arc<dyn crate::io::Disk>, disk: SimDisk, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let pool = IoPool::start(1, 1).unwrap();
         let id = TopicPartition::new(TopicId::random(), PartitionIndex::default());
@@ -78,7 +84,6 @@ impl Harness {
         let data = PathBuf::from("/data");
         crate::io::Disk::create_dir(&disk, &data).unwrap();
         crate::io::Disk::sync_dir(&disk, Path::new("/"), SyncPoint::DataDir).unwrap();
-        let shared: Arc<dyn crate::io::Disk> = Arc::new(disk.clone());
         let failure = Failure::open(Arc::clone(&shared), &data);
         let env =
             LogEnv::new(shared, failure.clone(), SaltSource::seeded(11), LogBudgets::default());
@@ -98,6 +103,7 @@ impl Harness {
             PartitionEnv {
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
                 failure,
+                gate: WriteGate::default(),
                 pool: pool.clone(),
                 metrics: StorageMetrics::register(&crate::telemetry::Registry::new()),
                 read_budget: ReadBudget::new(1 << 20),
@@ -115,7 +121,14 @@ impl Harness {
             replica,
         );
         let (sender, outcomes) = mpsc::sync_channel(10_000);
-        Self { disk, clock, pool, partition, sink: Arc::new(Outcomes(sender)), outcomes }
+        Self {
+            disk,
+            clock,
+            pool,
+            partition,
+            sink: Arc::new(Outcomes(sender)),
+            outcomes: Mutex::new(outcomes),
+        }
     }
 
     pub(super) fn leading(setup: Setup) -> Self {
@@ -140,6 +153,13 @@ impl Harness {
         });
     }
 
+    pub(super) fn reconfigure(&self, change: impl FnOnce(&mut Settings, &mut LogConfig)) {
+        let mut settings = Settings::clone(&self.partition.settings.load());
+        let mut log = self.partition.with_replica(|_, log| log.config().clone());
+        change(&mut settings, &mut log);
+        self.partition.reconfigure(settings, log);
+    }
+
     pub(super) fn send(&self, tag: u64, batch: Bytes) {
         self.send_with(tag, batch, |_| {});
     }
@@ -157,7 +177,17 @@ impl Harness {
     }
 
     pub(super) fn outcome(&self) -> (u64, Result<Produced, ProduceError>) {
-        self.outcomes.recv_timeout(PATIENCE).expect("an answer")
+        self.outcomes.lock().recv_timeout(PATIENCE).expect("an answer")
+    }
+
+    /// No answer has come.
+    pub(super) fn is_silent(&self) -> bool {
+        self.answered().is_none()
+    }
+
+    /// An answer that has come already.
+    pub(super) fn answered(&self) -> Option<(u64, Result<Produced, ProduceError>)> {
+        self.outcomes.lock().try_recv().ok()
     }
 
     pub(super) fn offsets(&self, tag: u64) -> (i64, i64) {
@@ -173,9 +203,14 @@ impl Harness {
 
     /// Holds up the only thread for log work until the returned gate is dropped.
     pub(super) fn hold_work(&self) -> mpsc::SyncSender<()> {
+        self.hold(Lane::Work)
+    }
+
+    /// The same for any lane.
+    pub(super) fn hold(&self, lane: Lane) -> mpsc::SyncSender<()> {
         let (gate, held) = mpsc::sync_channel::<()>(0);
         let (started, has_started) = mpsc::sync_channel(1);
-        self.pool.run(Lane::Work, move || {
+        self.pool.run(lane, move || {
             started.send(()).unwrap();
             let _ = held.recv();
         });
@@ -193,10 +228,11 @@ impl Harness {
     }
 
     pub(super) fn fetch_with(&self, fetch: Fetch) -> Result<Fetched, FetchError> {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap()
-            .block_on(self.partition.read(fetch))
+        block_on(self.partition.read(fetch))
+    }
+
+    pub(super) fn delete(&self, before: Option<i64>) -> Result<Offset, OffsetsError> {
+        block_on(self.partition.delete_records(before.map(at), None))
     }
 
     /// All committed record offsets from `from` on.
@@ -218,6 +254,11 @@ impl Harness {
             next = next_offset;
         }
     }
+}
+
+pub(super) fn block_on<T>(what: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await.expect("an answer") })
 }
 
 impl Drop for Harness {

@@ -4,18 +4,22 @@ use std::collections::VecDeque;
 
 use riverrun_proto::offset::Offset;
 
-use super::produce::{Produced, Ticket};
+use super::produce::{Stored, Ticket};
 use crate::clock::Instant;
 
-/// A produce waiting for the high watermark.
+/// A produce waiting to be acknowledged by all.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    /// The high watermark that completes it.
-    pub(super) required: Offset,
     pub(super) deadline: Instant,
-    /// The answer, but for what is known only at its time.
-    pub(super) produced: Produced,
+    pub(super) stored: Stored,
     pub(super) ticket: Ticket,
+}
+
+impl Waiter {
+    /// The end of what is acknowledged that completes it.
+    fn required(&self) -> Offset {
+        self.stored.end()
+    }
 }
 
 /// Waiters of one partition in order of the offset they wait for. Bounded by the admission bytes
@@ -30,18 +34,16 @@ pub(super) struct Waiters {
 
 impl Waiters {
     pub(super) fn push(&mut self, waiter: Waiter) {
-        let behind = self.by_offset.iter().rev().take_while(|w| w.required > waiter.required);
+        let required = waiter.required();
+        let behind = self.by_offset.iter().rev().take_while(|w| w.required() > required);
         let at = self.by_offset.len() - behind.count();
         self.by_offset.insert(at, waiter);
     }
 
-    /// Takes out whatever `high_watermark` completes, in order.
-    pub(super) fn take_committed(
-        &mut self,
-        high_watermark: Offset,
-    ) -> impl Iterator<Item = Waiter> + '_ {
-        let n = self.by_offset.partition_point(|w| w.required <= high_watermark);
-        self.by_offset.drain(..n)
+    /// Takes out whatever is complete when everything below `end` is acknowledged, in order.
+    pub(super) fn take_below(&mut self, end: Offset) -> Vec<Waiter> {
+        let n = self.by_offset.partition_point(|w| w.required() <= end);
+        self.by_offset.drain(..n).collect()
     }
 
     /// Takes out whatever waited past its deadline.
@@ -62,5 +64,9 @@ impl Waiters {
 
     pub(super) fn len(&self) -> usize {
         self.by_offset.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_offset.is_empty()
     }
 }

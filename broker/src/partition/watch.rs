@@ -9,14 +9,15 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, Ordering, fence},
     },
 };
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The ready partitions of one reader. Bounded by its registrations.
+/// The ready partitions of one reader. Bounded by its registrations: one that ends takes its slot
+/// along.
 #[derive(Debug, Default)]
 pub struct ReadySet {
     ready: Mutex<Vec<Arc<Slot>>>,
@@ -27,7 +28,8 @@ pub struct ReadySet {
 struct Slot {
     token: u64,
     /// In `ready` already; cleared before the reader looks at the partition, so that no move after
-    /// that look goes unnoticed.
+    /// that look goes unnoticed. Both sides exchange it (AcqRel): whoever finds the slot marked and
+    /// leaves it at that has published its move to the reader that clears the mark.
     marked: AtomicBool,
 }
 
@@ -53,7 +55,7 @@ impl ReadySet {
     pub fn take_ready(&self, tokens: &mut Vec<u64>) -> bool {
         let mut ready = self.ready.lock();
         for slot in ready.drain(..) {
-            slot.marked.store(false, Ordering::Release);
+            slot.marked.swap(false, Ordering::AcqRel);
             tokens.push(slot.token);
         }
         !tokens.is_empty()
@@ -64,6 +66,10 @@ impl ReadySet {
             self.ready.lock().push(Arc::clone(slot));
             self.wake.notify_one();
         }
+    }
+
+    fn forget(&self, slot: &Arc<Slot>) {
+        self.ready.lock().retain(|ready| !Arc::ptr_eq(ready, slot));
     }
 }
 
@@ -83,22 +89,29 @@ struct Watcher {
 /// Ends the watch when dropped.
 pub struct Watch {
     slot: Arc<Slot>,
+    set: Weak<ReadySet>,
     watchers: Weak<Watchers>,
 }
 
 impl Watchers {
-    /// Marks `token` in `set` whenever the high watermark moves.
+    /// Marks `token` in `set` whenever the high watermark moves from now on: look at the partition
+    /// after this.
     pub(super) fn register(self: &Arc<Self>, set: &Arc<ReadySet>, token: u64) -> Watch {
         let slot = Arc::new(Slot { token, marked: AtomicBool::new(false) });
         let mut all = self.all.lock();
         all.push(Watcher { set: Arc::downgrade(set), slot: Arc::clone(&slot) });
-        self.some.store(true, Ordering::SeqCst);
-        Watch { slot, watchers: Arc::downgrade(self) }
+        self.some.store(true, Ordering::Relaxed);
+        drop(all);
+        // Pairs with the one in `wake`: either that one sees this watcher, or whoever registered it
+        // sees the move when it looks at the partition next.
+        fence(Ordering::SeqCst);
+        Watch { slot, set: Arc::downgrade(set), watchers: Arc::downgrade(self) }
     }
 
-    /// The high watermark moved, or the partition closed.
+    /// The high watermark moved, or the partition is led or closed now; published before this.
     pub(super) fn wake(&self) {
-        if !self.some.load(Ordering::SeqCst) {
+        fence(Ordering::SeqCst);
+        if !self.some.load(Ordering::Relaxed) {
             return;
         }
         for watcher in self.all.lock().iter() {
@@ -118,7 +131,10 @@ impl Drop for Watch {
         if let Some(watchers) = self.watchers.upgrade() {
             let mut all = watchers.all.lock();
             all.retain(|w| !Arc::ptr_eq(&w.slot, &self.slot));
-            watchers.some.store(!all.is_empty(), Ordering::SeqCst);
+            watchers.some.store(!all.is_empty(), Ordering::Relaxed);
+        }
+        if let Some(set) = self.set.upgrade() {
+            set.forget(&self.slot);
         }
     }
 }
@@ -153,8 +169,8 @@ mod tests {
         tokens.clear();
         assert!(!set.take_ready(&mut tokens));
 
-        drop(second);
         watchers.wake();
+        drop(second);
         set.ready(&mut tokens).await;
         assert_eq!(tokens, [1]);
         assert_eq!(watchers.len(), 1);
@@ -172,6 +188,18 @@ mod tests {
         tokens.clear();
         set.ready(&mut tokens).await;
         assert_eq!(tokens, [7]);
+    }
+
+    #[test]
+    fn a_reader_that_comes_and_goes_without_looking_leaves_nothing_behind() {
+        let set = ReadySet::new();
+        let watchers = Arc::new(Watchers::default());
+        for token in 0..100 {
+            let _watch = watchers.register(&set, token);
+            watchers.wake();
+        }
+        assert!(set.ready.lock().is_empty());
+        assert_eq!(watchers.len(), 0);
     }
 
     #[test]

@@ -195,9 +195,10 @@ impl<R: Rules> Replica<R> {
             .windows(2)
             .all(|pair| pair[0].start < pair[1].start && pair[0].epoch < pair[1].epoch);
         let first = head.epochs.first().map(|run| run.epoch);
-        let ends = head.epochs.last().is_some_and(|run| {
-            run.start < head.end && run.epoch <= head.progress.leader_epoch
-        });
+        let ends = head
+            .epochs
+            .last()
+            .is_some_and(|run| run.start < head.end && run.epoch <= head.progress.leader_epoch);
         head.base == self.log.end && follows && starts && grows && first >= last && ends
     }
 
@@ -291,3 +292,7 @@ impl<R: Rules> Replica<R> {
         actions.push(Action::Restart { at });
     }
 }
+
+#[cfg(test)]
+#[path = "follower_test.rs"]
+mod tests;

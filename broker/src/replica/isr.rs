@@ -37,7 +37,8 @@ impl<R: Rules> Replica<R> {
         let eager = shrinks && self.rules.breaks(Mutation::ProposedIsrOnShrink);
         let lazy = self.rules.breaks(Mutation::CommittedIsrOnExpand);
         let stays = |id: &BrokerId| {
-            !eager || proposed.is_some_and(|proposed| proposed.iter().any(|(member, _)| member == id))
+            !eager
+                || proposed.is_some_and(|proposed| proposed.iter().any(|(member, _)| member == id))
         };
         let members: Vec<_> = committed.iter().filter(|id| stays(id)).copied().collect();
         let more = counted.iter().filter(|id| !lazy && !committed.contains(id)).copied();
@@ -125,8 +126,7 @@ impl<R: Rules> Replica<R> {
                 let has_all = follower.ends.is_some_and(|(log_end, flushed_end)| {
                     self.position_of(log_end, flushed_end) >= self.log.end
                 });
-                has_all
-                    || follower.caught_up_at.is_some_and(|at| now.saturating_sub(at) <= lag_max)
+                has_all || follower.caught_up_at.is_some_and(|at| now.saturating_sub(at) <= lag_max)
             })
         };
         let isr: Vec<_> = registration.isr.iter().filter(stays).copied().collect();

@@ -78,8 +78,7 @@ mod tests {
         Offset::new(offset).unwrap()
     }
 
-    const LIMITS: Limits =
-        Limits { lag_time_max: Duration::from_millis(6400), lag_bytes_max: 640 };
+    const LIMITS: Limits = Limits { lag_time_max: Duration::from_millis(6400), lag_bytes_max: 640 };
 
     #[test]
     fn time_is_that_of_the_last_mark_reached() {
@@ -88,7 +87,8 @@ mod tests {
         lag.grew(ms(1050), at(20), 1, &LIMITS);
         lag.grew(ms(1100), at(30), 1, &LIMITS);
         lag.grew(ms(1300), at(40), 1, &LIMITS);
-        let table = [(9, None), (10, Some(1000)), (29, Some(1000)), (30, Some(1100)), (99, Some(1300))];
+        let table =
+            [(9, None), (10, Some(1000)), (29, Some(1000)), (30, Some(1100)), (99, Some(1300))];
         for (position, want) in table {
             assert_eq!(lag.reached(at(position)), want.map(ms), "{position}");
         }

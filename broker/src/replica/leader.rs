@@ -149,8 +149,8 @@ impl<R: Rules> Replica<R> {
             stays
         });
         for &id in new.replicas.iter().filter(|id| **id != me) {
-            let joined =
-                new.isr.contains(&id) && old.is_none_or(|registration| !registration.isr.contains(&id));
+            let joined = new.isr.contains(&id)
+                && old.is_none_or(|registration| !registration.isr.contains(&id));
             match leadership.follower_mut(id) {
                 Some(follower) if joined => follower.caught_up_at = Some(now),
                 Some(_) => {}
@@ -291,7 +291,8 @@ impl<R: Rules> Replica<R> {
             return Verdict::Refuse(Refusal::StaleBrokerEpoch);
         }
         let session = Some(position.session);
-        let stale = if opens { session < follower.newest_session } else { session != follower.session };
+        let stale =
+            if opens { session < follower.newest_session } else { session != follower.session };
         if fences && stale {
             return Verdict::Refuse(Refusal::UnknownSession);
         }
@@ -315,7 +316,8 @@ impl<R: Rules> Replica<R> {
         let log_end = position.log_end.min(self.log.end);
         let flushed_end = position.flushed_end.min(log_end);
         let own_end = self.log.end;
-        let furthest = |(end, flushed): (Offset, Offset)| (end.max(log_end), flushed.max(flushed_end));
+        let furthest =
+            |(end, flushed): (Offset, Offset)| (end.max(log_end), flushed.max(flushed_end));
         let Role::Leader(leadership) = &mut self.role else { return };
         let Some(follower) = leadership.follower_mut(position.follower) else { return };
         let session = Some(position.session);
@@ -478,3 +480,7 @@ impl<R: Rules> Replica<R> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "leader_test.rs"]
+mod tests;

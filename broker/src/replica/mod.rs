@@ -302,9 +302,11 @@ impl<R: Rules> Replica<R> {
     }
 
     fn change_durability(&mut self, durability: Durability) {
-        let raised = self.durability == Durability::Memory && durability == Durability::Disk;
-        self.durability = durability;
-        if let Role::Leader(leadership) = &mut self.role {
+        let before = std::mem::replace(&mut self.durability, durability);
+        if let Role::Leader(leadership) = &mut self.role
+            && before != durability
+        {
+            let raised = durability == Durability::Disk;
             leadership.weakly_committed = raised.then_some(self.high_watermark);
         }
     }

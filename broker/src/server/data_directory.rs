@@ -13,9 +13,13 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::io::{
@@ -36,7 +40,8 @@ pub struct DataDirectory {
     disk: Arc<dyn Disk>,
     failure: Failure,
     reserve_bytes: u64,
-    _lock: DirLock,
+    has_reserve: AtomicBool,
+    lock: Mutex<Option<DirLock>>,
 }
 
 /// Why the data directory cannot be used.
@@ -69,16 +74,29 @@ impl DataDirectory {
         reserve_bytes: u64,
     ) -> Result<Self, DataDirectoryError> {
         let failed_on = |source| DataDirectoryError::Io { dir: root.to_owned(), source };
-        fs::create_dir_all(root).map_err(failed_on)?;
+        create_dirs(disk.as_ref(), root).map_err(failed_on)?;
         let lock = DirLock::acquire(root)?;
         let failure = Failure::open(Arc::clone(&disk), root);
         failure.check()?;
-        if let Some(parent) = root.canonicalize().map_err(failed_on)?.parent() {
-            disk.sync_dir(parent, SyncPoint::DataDir).map_err(failed_on)?;
+        let directory = Self {
+            root: root.to_owned(),
+            disk,
+            failure,
+            reserve_bytes,
+            has_reserve: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        };
+        if reserve_bytes > 0
+            && let Err(error) = directory.reserve()
+        {
+            tracing::warn!(%error, bytes = reserve_bytes, "no room for the reserve file: a full disk may keep this broker from deleting what fills it");
         }
-        let directory = Self { root: root.to_owned(), disk, failure, reserve_bytes, _lock: lock };
-        directory.reserve();
         Ok(directory)
+    }
+
+    /// Lets another broker have it, whoever still holds this. Nothing may be written from here on.
+    pub fn unlock(&self) {
+        self.lock.lock().take();
     }
 
     /// Makes the directory of the partitions, once it is known whose data this is.
@@ -109,15 +127,44 @@ impl DataDirectory {
         write_atomic(self.disk.as_ref(), &self.root.join(CLEAN_MARKER), CLEAN_MARKER_V1, points)
     }
 
-    /// Gives back the reserved room: called before a stop, so that a full disk does not keep the
-    /// logs from being closed in order.
+    /// Sets room aside.
+    ///
+    /// # Errors
+    /// If there is none; then nothing is set aside.
+    pub fn reserve(&self) -> io::Result<()> {
+        let path = self.root.join(RESERVE);
+        let file = match self.disk.create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.open(&path),
+            file => file,
+        };
+        let reserved = file.and_then(|file| file.allocate(self.reserve_bytes));
+        if reserved.is_err() {
+            self.release_reserve();
+        }
+        self.has_reserve.store(reserved.is_ok(), Ordering::Relaxed);
+        reserved
+    }
+
+    /// Gives back the reserved room: when the disk is full, so that there is some for deletions,
+    /// checkpoints and the metadata; and before a stop, for the same reason.
     pub fn release_reserve(&self) {
+        self.has_reserve.store(false, Ordering::Relaxed);
         match self.disk.remove_file(&self.root.join(RESERVE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "the reserve file was not removed");
             }
             _ => {}
         }
+    }
+
+    /// Whether room is set aside.
+    pub fn has_reserve(&self) -> bool {
+        self.has_reserve.load(Ordering::Relaxed)
+    }
+
+    /// How much is to be set aside.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
     }
 
     /// The directory.
@@ -139,22 +186,21 @@ impl DataDirectory {
     pub fn failure(&self) -> &Failure {
         &self.failure
     }
+}
 
-    /// Sets room aside. Not having it is no reason not to serve.
-    fn reserve(&self) {
-        if self.reserve_bytes == 0 {
-            return;
-        }
-        let path = self.root.join(RESERVE);
-        let file = match self.disk.create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.disk.open(&path),
-            file => file,
-        };
-        if let Err(error) = file.and_then(|file| file.allocate(self.reserve_bytes)) {
-            tracing::warn!(%error, bytes = self.reserve_bytes, "no room for the reserve file: a full disk may keep this broker from stopping cleanly");
-            self.release_reserve();
-        }
+/// Makes a directory and those above it that are missing, durably: what is acknowledged in it must
+/// not vanish with a name further up.
+fn create_dirs(disk: &dyn Disk, root: &Path) -> io::Result<()> {
+    // A relative path begins in a directory that exists.
+    let root = std::path::absolute(root)?;
+    let made: Vec<_> = root.ancestors().take_while(|dir| !dir.exists()).collect();
+    fs::create_dir_all(&root)?;
+    // Also of one that was there: an interrupted start may have made it.
+    let last = if made.is_empty() { vec![root.as_path()] } else { made };
+    for parent in last.iter().filter_map(|dir| dir.parent()) {
+        disk.sync_dir(parent, SyncPoint::DataDir)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -207,14 +253,45 @@ mod tests {
         let directory = open(dir.path()).unwrap();
         assert_eq!(fs::metadata(dir.path().join(RESERVE)).unwrap().len(), 4096);
         directory.release_reserve();
-        assert!(!dir.path().join(RESERVE).exists());
+        assert!(!dir.path().join(RESERVE).exists() && !directory.has_reserve());
         directory.release_reserve();
+        directory.reserve().unwrap();
+        assert!(dir.path().join(RESERVE).exists() && directory.has_reserve());
     }
 
     #[test]
     fn one_broker_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = open(dir.path()).unwrap();
+        let first = open(dir.path()).unwrap();
         assert!(matches!(open(dir.path()), Err(DataDirectoryError::Locked(_))));
+        first.unlock();
+        open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn every_name_on_the_way_to_it_is_made_durable() {
+        let disk = crate::io::sim::SimDisk::new(1);
+        let dir = tempfile::tempdir().unwrap();
+        // The names are real, the syncs are simulated: each needs its directory there, too.
+        let base = dir.path().canonicalize().unwrap();
+        for parent in base.ancestors().collect::<Vec<_>>().into_iter().rev().skip(1) {
+            disk.create_dir(parent).unwrap();
+        }
+        for below in ["a", "a/b"] {
+            disk.create_dir(&base.join(below)).unwrap();
+        }
+        disk.record_history();
+        create_dirs(&disk, &base.join("a/b/c")).unwrap();
+        let synced: Vec<_> = disk
+            .trace()
+            .into_iter()
+            .map(|op| match op {
+                crate::io::sim::Op::SyncDir(dir, _) => dir,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(synced, [base.join("a/b"), base.join("a"), base.clone()]);
+        create_dirs(&disk, &base.join("a/b/c")).unwrap();
+        assert_eq!(disk.ops(), 4, "and the last one again: an earlier start may have been cut off");
     }
 }

@@ -5,10 +5,14 @@ use std::{net::SocketAddr, path::PathBuf};
 use tempfile::TempDir;
 
 use super::{Server, StartError, Stopped};
-use crate::config::Config;
+use crate::config::{ByteSize, Config};
 
 /// A broker in this process, on free ports of loopback, on a temporary directory unless told
 /// otherwise. It is a real one: gRPC over TCP, real files, default durability.
+///
+/// Stop it with [`Embedded::stop`]. Dropped instead, it stops in the background: calls under way are
+/// cut off, ports, threads, the directory's lock and a temporary directory are given back soon, not
+/// at once.
 ///
 /// ```
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -21,8 +25,6 @@ use crate::config::Config;
 #[derive(Debug)]
 pub struct Embedded {
     server: Server,
-    /// Removed with everything in it when this is dropped.
-    _dir: Option<TempDir>,
 }
 
 /// Settings of an [`Embedded`] broker.
@@ -62,8 +64,7 @@ impl Embedded {
         self.server.http_address()
     }
 
-    /// Stops in order; a directory that was given is left ready for a quick start. Dropping the
-    /// broker instead ends it like a killed process.
+    /// Stops in order; a directory that was given is left ready for a quick start.
     pub async fn stop(self) -> Stopped {
         self.server.stop().await
     }
@@ -96,14 +97,18 @@ impl EmbeddedBuilder {
                 None
             }
             None => {
-                let dir = tempfile::Builder::new()
-                    .prefix("riverrun-")
-                    .tempdir()
-                    .map_err(super::io_error("making a temporary directory"))?;
+                let dir =
+                    temporary_dir().map_err(super::io_error("making a temporary directory"))?;
                 dir.path().clone_into(&mut config.broker.data_dir);
+                // What is in it need not outlive a full disk, and it may lie in memory.
+                config.log.reserve_bytes = ByteSize::bytes(0);
                 Some(dir)
             }
         };
-        Ok(Embedded { server: Server::start(config).await?, _dir: dir })
+        Ok(Embedded { server: Server::start_in(config, dir).await? })
     }
+}
+
+fn temporary_dir() -> std::io::Result<TempDir> {
+    tempfile::Builder::new().prefix("riverrun-").tempdir()
 }

@@ -1,26 +1,37 @@
 //! A running broker: what is started in which order, and stopped in which.
 //!
 //! ```text
-//!   start: lock the directory → metadata log → register (a new leader epoch for every partition)
-//!          → take the clean marker → open the partitions → follow the metadata → serve
+//!   start: bind the ports → lock the directory → metadata log → register (a new leader epoch for
+//!          every partition) → take the clean marker → open the partitions → follow the metadata
+//!          → serve → ready
 //!   stop:  not ready → drain streams and calls → close the ports → close the partitions
 //!          → metadata log → clean marker → unlock
 //! ```
+//! A start that fails, or is given up, stops what it had started, in the same order ([`parts`]).
 
 mod data_directory;
 mod embedded;
+mod keeper;
+mod machine;
 mod metadata_follower;
 mod observe;
+mod parts;
+mod readiness;
 mod register;
+mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use riverrun_proto::ids::BrokerId;
+use tempfile::TempDir;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+
+use self::{keeper::Keeper, observe::Watched, parts::Parts, readiness::Stage, space::SpaceGuard};
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
 pub use embedded::{Embedded, EmbeddedBuilder};
+pub use parts::Stopped;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -33,39 +44,22 @@ use crate::{
     io::real::{MapPolicy, RealDisk},
     log::{LogBudgets, LogEnv, SaltSource},
     partition::{
-        IoPool, PartitionEnv, ReadBudget,
-        housekeeping::{EXPIRY_INTERVAL, Housekeeping},
+        IoPool, PartitionEnv, ReadBudget, WriteGate,
         registry::{OpenReport, Registry, RegistryEnv},
     },
     service::{self, ServiceEnv, limits::Limits},
-    shutdown::{Phase, Shutdown},
     telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
 };
 
-/// Time that parts have to end once they were told to, past the drain.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
-/// A broker that serves. Dropped without [`Server::stop`], it leaves everything as a killed process
-/// would: safe, and slower to start again.
+/// A broker that serves. Dropped without [`Server::stop`] it stops in the background: calls under
+/// way are cut off, ports, threads and the directory's lock are given back soon, not at once.
 #[derive(Debug)]
 pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
     drain: Duration,
-    parts: Parts,
-    /// Ends by itself once it has drained.
-    serving: JoinHandle<()>,
     report: OpenReport,
-}
-
-/// What has to be stopped in order.
-#[derive(Debug)]
-struct Parts {
-    shutdown: Shutdown,
-    directory: Arc<DataDirectory>,
-    quorum: Arc<LocalQuorum>,
-    registry: Arc<Registry>,
-    pool: IoPool,
+    parts: Parts,
 }
 
 /// Why a broker does not start. Nothing was changed but what an interrupted start may change.
@@ -103,77 +97,108 @@ pub enum StartError {
     },
 }
 
-/// How a stop went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stopped {
-    /// Everything was written down: the next start is a quick one.
-    pub clean: bool,
-    /// What still ran when its time was over, if anything.
-    pub cut_off: Option<String>,
-}
-
 impl Server {
     /// Starts a broker and returns once it serves. `config` was checked ([`Config::check`]).
+    ///
+    /// Cancel safe: dropped, what was started ends in the background.
+    ///
+    /// # Errors
+    /// Whatever had been started has ended again: ports, threads, the directory's lock.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        // Ports first: a taken one must not cost a recovery.
-        let listener = TcpListener::bind(config.network.grpc_listen).await.map_err(|source| {
-            StartError::Listen {
-                address: config.network.grpc_listen,
-                key: "network.grpc.listen",
-                source,
-            }
-        })?;
-        let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
-        let metrics = Metrics::new();
-        let shutdown = Shutdown::new();
+        Self::start_holding(config, None).await
+    }
 
+    /// As [`Server::start`]; `dir`, which holds the data, is removed once the broker has stopped.
+    pub(crate) async fn start_in(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
+        Self::start_holding(config, dir).await
+    }
+
+    async fn start_holding(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
+        let mut parts = Parts::new(dir);
+        match Self::start_parts(config, &mut parts).await {
+            Ok((grpc, http, report, drain)) => Ok(Self { grpc, http, report, drain, parts }),
+            Err(error) => {
+                parts.stop(Duration::ZERO).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_parts(
+        config: Config,
+        parts: &mut Parts,
+    ) -> Result<(SocketAddr, SocketAddr, OpenReport, Duration), StartError> {
+        machine::prepare(&config);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
+        let bounds = Bounds::register(&metrics);
+
+        // Ports first: a taken one must not cost a recovery.
+        let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
+        let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
+        let stage = Stage::new(shutdown.clone());
+        let probes = Probes::new(metrics.clone(), {
+            let stage = stage.clone();
+            move || stage.readiness()
+        });
+        let http = HttpServer::bind(&config.network, probes).await.map_err(|source| {
+            let (address, key) = (config.network.http_listen, "network.http.listen");
+            StartError::Listen { address, key, source }
+        })?;
+        let http_address = http.local_addr();
+        tokio::spawn(http.serve(shutdown.clone()));
+
+        let disk = RealDisk::new(MapPolicy::Auto);
         let (directory, quorum, identity) = blocking({
-            let config = config.clone();
-            move || open_metadata(&config)
+            let (config, disk) = (config.clone(), disk.clone());
+            move || open_metadata(&config, disk)
         })
         .await?;
+        let directory = &*parts.directory.insert(directory);
+        let quorum = Arc::clone(parts.quorum.insert(quorum));
         let broker_epoch = register::register(&*quorum, &config, identity, grpc).await?;
 
-        let subscription = quorum.subscribe();
-        let pool = IoPool::start(io_threads(&config), io_threads(&config))
-            .map_err(io_error("starting the I/O threads"))?;
         let budget = config.broker.memory_budget_bytes();
-        let read_budget =
-            ReadBudget::new(clamp_u32(budget.percent(config.fetch.cold_read_percent).get()));
         let limits = Limits::new(&config, budget);
+        let cold_reads = budget.percent(config.fetch.cold_read_percent).get();
+        let env = RegistryEnv {
+            me: identity.node,
+            dir: directory.data(),
+            log: LogEnv::new(
+                Arc::clone(directory.disk()),
+                directory.failure().clone(),
+                SaltSource::random(),
+                log_budgets(&config.log),
+            ),
+            partition: PartitionEnv {
+                clock: Arc::clone(&clock),
+                failure: directory.failure().clone(),
+                gate: WriteGate::default(),
+                pool: IoPool::start(io_threads(&config), io_threads(&config))
+                    .map_err(io_error("starting the I/O threads"))?,
+                metrics: StorageMetrics::register(&metrics),
+                read_budget: ReadBudget::new(clamp_u32(cold_reads)),
+                parked_bytes_max: limits.admission_bytes / 4,
+            },
+            topic_defaults: config.topic.clone(),
+            log_settings: config.log.clone(),
+            produce_settings: config.produce.clone(),
+        };
+        let subscription = quorum.subscribe();
         let (registry, report) = blocking({
-            let env = RegistryEnv {
-                me: identity.node,
-                dir: directory.data(),
-                log: LogEnv::new(
-                    Arc::clone(directory.disk()),
-                    directory.failure().clone(),
-                    SaltSource::random(),
-                    log_budgets(&config.log),
-                ),
-                partition: PartitionEnv {
-                    clock: Arc::clone(&clock),
-                    failure: directory.failure().clone(),
-                    pool: pool.clone(),
-                    metrics: StorageMetrics::register(&metrics),
-                    read_budget: read_budget.clone(),
-                    parked_bytes_max: limits.admission_bytes / 4,
-                },
-                topic_defaults: config.topic.clone(),
-                log_settings: config.log.clone(),
-                produce_settings: config.produce.clone(),
-            };
-            let directory = Arc::clone(&directory);
-            let image = Arc::clone(subscription.start());
+            let (directory, env) = (Arc::clone(directory), env.clone());
+            let (image, shutdown) = (Arc::clone(subscription.start()), shutdown.clone());
+            let opening = shutdown.register(parts::OPENING);
             move || {
+                let _opening = opening;
                 directory.create_data().map_err(io_error("making the partitions' directory"))?;
                 let clean =
                     directory.take_clean_marker().map_err(io_error("taking the clean marker"))?;
-                Ok(Registry::open(env, &image, clean)?)
+                Ok(Registry::open_unless(env, &image, clean, || shutdown.is_draining())?)
             }
         })
         .await?;
+        let registry = Arc::clone(parts.registry.insert(registry));
         report_opening(&report);
 
         tokio::spawn(metadata_follower::follow(
@@ -181,32 +206,21 @@ impl Server {
             Arc::clone(&registry),
             shutdown.clone(),
         ));
-        start_housekeeping(&registry, &clock, &config, &shutdown)?;
-        let parts = Parts { shutdown, directory, quorum, registry, pool };
-        let bounds = Bounds::register(&metrics);
-        observe::watch(&parts, &metrics, &bounds, &config, &clock, read_budget);
+        let space =
+            SpaceGuard::new(Arc::clone(directory), env.partition.gate.clone(), registry.counters());
+        let keeper = Keeper { registry: Arc::clone(&registry), space, disk, clock: clock.clone() };
+        parts.keeper = Some(keeper.start(&config, &shutdown)?);
+        let watched = Watched { directory, quorum: &quorum, registry: &registry, env: &env };
+        observe::watch(&watched, &metrics, &bounds, &config, &clock);
 
-        let http = HttpServer::bind(
-            &config.network,
-            Probes::new(metrics.clone(), observe::readiness(&parts)),
-        )
-        .await
-        .map_err(|source| StartError::Listen {
-            address: config.network.http_listen,
-            key: "network.http.listen",
-            source,
-        })?;
-        let http_address = http.local_addr();
-        tokio::spawn(http.serve(parts.shutdown.clone()));
-
-        let quorum: Arc<dyn MetaQuorum> = Arc::clone(&parts.quorum) as Arc<dyn MetaQuorum>;
+        let quorum: Arc<dyn MetaQuorum> = quorum;
         let env = ServiceEnv {
             broker: identity.node,
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
             auto_create: config.broker.auto_create_topics_enable,
-            registry: Arc::clone(&parts.registry),
+            registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&quorum), identity.node, broker_epoch),
             controller: Controller::new(
                 quorum,
@@ -215,17 +229,12 @@ impl Server {
             clock,
             requests: RequestMetrics::register(&metrics),
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
-            shutdown: parts.shutdown.clone(),
+            shutdown,
         };
         let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
-        Ok(Self {
-            grpc,
-            http: http_address,
-            drain: config.broker.shutdown_drain_ms,
-            parts,
-            serving,
-            report,
-        })
+        stage.serves(Arc::clone(directory), registry, serving.abort_handle());
+        parts.serving = Some(serving);
+        Ok((grpc, http_address, report, config.broker.shutdown_drain_ms))
     }
 
     /// Where clients connect.
@@ -244,31 +253,26 @@ impl Server {
     }
 
     /// Finishes what is in flight, writes everything down, and ends.
-    pub async fn stop(self) -> Stopped {
-        let Parts { shutdown, directory, quorum, registry, pool } = self.parts;
-        shutdown.begin_drain();
-        // Calls and streams end by themselves; the other parts end when they are told to.
-        let _ = tokio::time::timeout(self.drain, self.serving).await;
-        shutdown.stop();
-        quorum.shutdown().await;
-        let cut_off = shutdown.finished(STOP_GRACE).await.err().map(|still| still.to_string());
-        let closed = tokio::task::spawn_blocking(move || {
-            directory.release_reserve();
-            let clean = registry.close() && directory.mark_clean().is_ok();
-            pool.close();
-            clean
-        });
-        Stopped { clean: closed.await.unwrap_or(false), cut_off }
+    ///
+    /// Dropped on the way, the rest is done in the background.
+    pub async fn stop(mut self) -> Stopped {
+        self.parts.stop(self.drain).await
     }
+}
+
+async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Listen { address, key, source })
 }
 
 type Metadata = (Arc<DataDirectory>, Arc<LocalQuorum>, MetaProperties);
 
 /// The lock, whose directory it is, and the metadata log. Blocks.
-fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
+fn open_metadata(config: &Config, disk: RealDisk) -> Result<Metadata, StartError> {
     let root: &Path = &config.broker.data_dir;
-    let disk = Arc::new(RealDisk::new(MapPolicy::Auto));
-    let directory = DataDirectory::open(root, disk, config.log.reserve_bytes.get())?;
+    let shared = Arc::new(disk.clone());
+    let directory = DataDirectory::open(root, shared, config.log.reserve_bytes.get())?;
+    machine::report_mapping(&disk, config);
     let disk = directory.disk();
     let failure = directory.failure();
     let node = BrokerId(config.broker.node_id);
@@ -276,33 +280,6 @@ fn open_metadata(config: &Config) -> Result<Metadata, StartError> {
     let quorum =
         LocalQuorum::open(Arc::clone(disk), root, &identity, failure, LocalOptions::default())?;
     Ok((Arc::new(directory), Arc::new(quorum), identity))
-}
-
-fn start_housekeeping(
-    registry: &Arc<Registry>,
-    clock: &Arc<dyn Clock>,
-    config: &Config,
-    shutdown: &Shutdown,
-) -> Result<(), StartError> {
-    let mut housekeeping = Housekeeping::new(
-        Arc::clone(registry),
-        Arc::clone(clock),
-        config.log.flush_dirty_bytes_max.get(),
-        config.log.retention_check_interval_ms,
-    );
-    let running = shutdown.register("housekeeping");
-    let shutdown = shutdown.clone();
-    thread::Builder::new()
-        .name("housekeeping".to_owned())
-        .spawn(move || {
-            let _running = running;
-            while shutdown.phase() < Phase::Stopping {
-                housekeeping.tick();
-                thread::sleep(EXPIRY_INTERVAL);
-            }
-        })
-        .map_err(io_error("starting the housekeeping thread"))?;
-    Ok(())
 }
 
 fn report_opening(report: &OpenReport) {

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use riverrun_proto::{offset::Offset, reason::Reason, rpc::v1};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -15,7 +16,6 @@ use crate::{
         topics::{ConfigChanges, NewTopic, TopicRef},
     },
     metadata::Topic,
-    partition::Partition,
     telemetry::Request as Called,
 };
 
@@ -172,43 +172,27 @@ impl Admin {
         let core = &self.0;
         core.check_partition_count(request.partitions.len(), "partitions")?;
         let asked_time = convert::duration(request.timeout.as_ref(), "timeout")?;
-        let deadline = tokio::time::sleep(asked_time.map_or(time, |asked| asked.min(time)));
-        tokio::pin!(deadline);
-        // All of them are under way before the first is waited for.
-        let begun: Vec<_> =
-            request.partitions.iter().map(|asked| self.delete_before(asked)).collect();
-        let mut results = Vec::with_capacity(begun.len());
-        for (asked, begun) in request.partitions.into_iter().zip(begun) {
-            let outcome = match begun {
-                Ok((partition, start)) => tokio::select! {
-                    biased;
-                    () = partition.deletion_durable(start) => Ok(start),
-                    () = &mut deadline => {
-                        let message = "readers do not see the records any more; a kill of the \
-                                       broker may yet bring them back";
-                        Err(Failure::timed_out(message).indefinite())
-                    }
-                },
-                Err(failure) => Err(failure),
-            };
-            let outcome = match outcome {
+        let time = asked_time.map_or(time, |asked| asked.min(time));
+        // All at once: each waits for its own partition's disk.
+        let all = request.partitions.into_iter().map(async |asked| {
+            let deleted = timeout(time, self.delete_before(&asked)).await.unwrap_or_else(|_| {
+                let message = "the new log start was not written down in time; it will be, but \
+                               until then a kill of the broker may bring the records back";
+                Err(Failure::timed_out(message).indefinite())
+            });
+            let outcome = match deleted {
                 Ok(start) => v1::delete_records_result::Outcome::LogStartOffset(start.get()),
                 Err(failure) => {
                     core.requests.observe_error(Called::DeleteRecords, failure.reason());
                     v1::delete_records_result::Outcome::Error(core.catalog.wire_error(&failure))
                 }
             };
-            let partition = asked.partition;
-            results.push(v1::DeleteRecordsResult { partition, outcome: Some(outcome) });
-        }
-        Ok(v1::DeleteRecordsResponse { results })
+            v1::DeleteRecordsResult { partition: asked.partition, outcome: Some(outcome) }
+        });
+        Ok(v1::DeleteRecordsResponse { results: join_all(all).await })
     }
 
-    /// Readers see the new log start offset when this returns.
-    fn delete_before(
-        &self,
-        asked: &v1::DeleteRecordsBefore,
-    ) -> Result<(Arc<Partition>, Offset), Failure> {
+    async fn delete_before(&self, asked: &v1::DeleteRecordsBefore) -> Result<Offset, Failure> {
         let partition =
             self.0.catalog.partition(&convert::partition_ref(asked.partition.as_ref())?)?;
         let before = match asked.before_offset {
@@ -219,8 +203,11 @@ impl Admin {
                 Failure::new(Reason::OffsetOutOfRange, message).at_field("before_offset")
             })?),
         };
-        let start = partition.delete_records(before, None)?;
-        Ok((partition, start))
+        partition.delete_records(before, None).await.map_err(|error| {
+            let (is_definite, failure) = (error.is_definite(), Failure::from(error));
+            let failure = if is_definite { failure } else { failure.indefinite() };
+            self.0.catalog.refine(failure, partition.id().topic)
+        })
     }
 
     fn configs(&self, topic: &Topic) -> Vec<v1::ConfigEntry> {

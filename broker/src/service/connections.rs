@@ -2,7 +2,8 @@
 //!
 //! Past the limit nobody is accepted until somebody leaves; those who come wait in the kernel's
 //! listen queue. Together with the HTTP/2 connection window this bounds what clients can make the
-//! broker hold before it has looked at anything.
+//! broker hold before it has looked at anything. Who has a place must do its part to keep it
+//! ([`Responsive`]).
 
 use std::{
     fmt, io,
@@ -21,6 +22,7 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::responsive::Responsive;
 use crate::telemetry::{Bound, OpenGuard, RequestMetrics};
 
 /// Pause after an accept that failed for want of resources (file handles): they come back when
@@ -29,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An accepted connection; counted until dropped.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Responsive<TcpStream>,
     _place: OwnedSemaphorePermit,
     _open: OpenGuard,
 }
@@ -39,17 +41,20 @@ struct Accepting {
     listener: TcpListener,
     places: Arc<Semaphore>,
     full: Bound,
+    silence_max: Duration,
     requests: RequestMetrics,
 }
 
-/// Accepts at most `max` connections at once.
+/// Accepts as many connections at once as there are `places`. A peer that does nothing for
+/// `silence_max` where it is its turn loses its place.
 pub(super) fn accept(
     listener: TcpListener,
     places: Arc<Semaphore>,
     full: Bound,
+    silence_max: Duration,
     requests: RequestMetrics,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let accepting = Accepting { listener, places, full, requests };
+    let accepting = Accepting { listener, places, full, silence_max, requests };
     futures::stream::unfold(accepting, |accepting| async {
         let connection = accepting.next().await;
         Some((Ok(connection), accepting))
@@ -74,6 +79,7 @@ impl Accepting {
                     // A connection that is gone already fails its first read.
                     let _ = stream.set_nodelay(true);
                     let open = self.requests.connection_opened();
+                    let stream = Responsive::new(stream, self.silence_max, self.requests.clone());
                     return Connection { stream, _place: place, _open: open };
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -103,7 +109,7 @@ impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.stream.get_ref().connect_info()
     }
 }
 

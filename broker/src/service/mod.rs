@@ -21,7 +21,7 @@
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `deadline`, [`limits`] | what all calls share |
-//! | `connections`, `held`, `receiving` | what surrounds them |
+//! | `connections`, `responsive`, `held`, `receiving` | what surrounds them |
 
 mod admin;
 mod admission;
@@ -47,6 +47,7 @@ mod reading;
 mod receiving;
 mod record_batches;
 mod resolve;
+mod responsive;
 mod status;
 mod subscriptions;
 mod tail;
@@ -127,7 +128,10 @@ pub async fn serve(listener: TcpListener, env: ServiceEnv, bounds: &Bounds) {
         let places = Arc::clone(&places);
         move || Usage { used: (max - places.available_permits()) as u64, limit: max as u64 }
     });
-    let connections = connections::accept(listener, places, full, env.requests.clone());
+    // As long as keepalive takes to give a peer up; it cannot where the peer takes nothing.
+    let silence_max = env.network.keepalive_interval_ms + env.network.keepalive_timeout_ms;
+    let connections =
+        connections::accept(listener, places, full, silence_max, env.requests.clone());
     let router = router(env, bounds);
     let draining = shutdown.clone();
     let drained =

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     controller::MetaQuorum,
     metadata::{MetadataImage, Topic},
-    partition::{Partition, registry::Registry},
+    partition::{FetchError, Partition, registry::Registry},
     telemetry::{TopicMetrics, TopicTraffic},
 };
 
@@ -152,8 +152,14 @@ impl Catalog {
             return Failure::unusable(&why);
         }
         match state.leader {
-            // Registered, not opened yet: a moment after it was created.
-            Some(leader) if leader == self.broker => Failure::opening(),
+            Some(leader) if leader == self.broker => {
+                let id = TopicPartition::new(topic.id, index);
+                match self.partitions.failure_of(id) {
+                    Some(why) => FetchError::StorageFailed { why }.into(),
+                    // Registered, not opened yet: a moment after it was created.
+                    None => Failure::opening(),
+                }
+            }
             leader => Failure::not_leader(leader, Some(state.leader_epoch)),
         }
     }

@@ -294,6 +294,12 @@ impl From<ProduceError> for Failure {
                 .retry_after(RETRY_SOON)
                 .with("isr", isr)
                 .with("min_isr", min_isr),
+            ProduceError::NotEnoughReplicasAfterAppend { isr, min_isr } => {
+                failure(Reason::NotEnoughReplicasAfterAppend)
+                    .retry_after(RETRY_SOON)
+                    .with("isr", isr)
+                    .with("min_isr", min_isr)
+            }
             ProduceError::TooLarge { bytes, max } => failure(Reason::MessageTooLarge)
                 .with("batch_bytes", bytes)
                 .with("max_message_bytes", max),
@@ -366,6 +372,9 @@ impl From<OffsetsError> for Failure {
             OffsetsError::Fetch(error) => error.into(),
             OffsetsError::NotAvailable => {
                 Self::new(Reason::OffsetNotAvailable, error.to_string()).retry_after(RETRY_SOON)
+            }
+            OffsetsError::StorageFull => {
+                Self::new(Reason::StorageFull, error.to_string()).retry_after(RETRY_LATER)
             }
         }
     }

@@ -27,6 +27,6 @@ pub use bounds::{Bound, Bounds, Usage};
 pub use logging::{LoggingError, init_logging};
 pub use partitions::{PartitionSample, register_partitions};
 pub use registry::{CONTENT_TYPE, Registry};
-pub use requests::{OpenGuard, Request, RequestMetrics};
+pub use requests::{GivenUp, OpenGuard, Request, RequestMetrics};
 pub use storage::{DiskSample, LogCounter, StorageMetrics};
 pub use topics::{OTHER_TOPICS, TopicMetrics, TopicTraffic};

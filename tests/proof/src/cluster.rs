@@ -33,8 +33,7 @@ pub const N: usize = 3;
 /// A leader's log passes this much time without news at a [`Lapse`](crate::model::Step::Lapse), in
 /// four ticks.
 const LAPSE: Duration = Duration::from_millis(45);
-const LIMITS: Limits =
-    Limits { lag_time_max: Duration::from_millis(100), lag_bytes_max: u64::MAX };
+const LIMITS: Limits = Limits { lag_time_max: Duration::from_millis(100), lag_bytes_max: u64::MAX };
 
 /// One record: who leads when it was written, and a value that no other write has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,6 +171,11 @@ impl<R: replica::Rules> Cluster<R> {
         };
         for i in 0..N {
             cluster.apply(i, 0);
+        }
+        for i in 1..setup.replicas {
+            if let Some((leader, Err(subscribe))) = cluster.node(i).replica.position_for_leader() {
+                cluster.answer(leader.0 as usize, id(i), Event::Subscribe(subscribe), true);
+            }
         }
         cluster
     }
@@ -321,8 +325,7 @@ impl<R: replica::Rules> Cluster<R> {
         let epoch = run(self.next_run);
         self.next_run += 1;
         self.brokers.0[i] = Standing { epoch, presence: Presence::Active };
-        let how =
-            if whole { Departure::RestartedWhole } else { Departure::RestartedUnproven };
+        let how = if whole { Departure::RestartedWhole } else { Departure::RestartedUnproven };
         let partition = self.partition().clone();
         let next = self.decide(setup, |decision| {
             let departed = decision.depart(&partition, id(i), how);
@@ -489,8 +492,9 @@ impl<R: replica::Rules> Cluster<R> {
             Message::Propose(proposal) => self.judge(setup, proposal),
             Message::Refuse { to, leader_epoch, partition_epoch } => {
                 if self.node(to).up {
-                    let partition_epoch = riverrun_proto::epoch::PartitionEpoch::new(partition_epoch)
-                        .expect("it was one");
+                    let partition_epoch =
+                        riverrun_proto::epoch::PartitionEpoch::new(partition_epoch)
+                            .expect("it was one");
                     self.feed(to, Event::IsrRefused { leader_epoch, partition_epoch });
                 }
             }

@@ -31,7 +31,8 @@ impl<R: replica::Rules> Cluster<R> {
             if !node.up || node.lossy || self.has_all_committed(i) {
                 continue;
             }
-            if partition.leader == Some(id(i)) && node.replica.leads() == Some(partition.leader_epoch)
+            if partition.leader == Some(id(i))
+                && node.replica.leads() == Some(partition.leader_epoch)
             {
                 return Some("S1: the leader lacks what is committed");
             }
@@ -39,8 +40,8 @@ impl<R: replica::Rules> Cluster<R> {
                 return Some("S2: a candidate lacks what is committed");
             }
         }
-        let kept = (0..N).any(|i| self.has_all_committed(i));
-        (!kept).then_some("S13: nobody has what is committed")
+        let kept = partition.replicas.iter().any(|id| self.has_all_committed(id.0 as usize));
+        (!kept).then_some("S13: no replica has what is committed")
     }
 
     /// S3: the same offset and epoch is the same record, after the same records.

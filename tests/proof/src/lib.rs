@@ -2,11 +2,11 @@
 //! ships.
 #![forbid(unsafe_code)]
 
-#[path = "../../../broker/src/metadata/mod.rs"]
-pub mod metadata;
-#[path = "../../../broker/src/replica/mod.rs"]
-pub mod replica;
 pub mod cluster;
 mod invariants;
+#[path = "../../../broker/src/metadata/mod.rs"]
+pub mod metadata;
 pub mod model;
+#[path = "../../../broker/src/replica/mod.rs"]
+pub mod replica;
 pub mod walk;

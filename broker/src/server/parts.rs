@@ -1,0 +1,166 @@
+//! What has to be stopped, and in which order: by a stop, a failed start, or a drop.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use tempfile::TempDir;
+use tokio::{
+    runtime::{Builder, Handle},
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
+
+use super::DataDirectory;
+use crate::{controller::LocalQuorum, partition::registry::Registry, shutdown::Shutdown};
+
+/// Time that parts have to end once they were told to, past the drain.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Name of the part that opens the partitions.
+pub(super) const OPENING: &str = "opening of the partitions";
+
+/// What runs of a broker; all of it, or as much as a start has come to.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) shutdown: Shutdown,
+    pub(super) directory: Option<Arc<DataDirectory>>,
+    pub(super) quorum: Option<Arc<LocalQuorum>>,
+    pub(super) registry: Option<Arc<Registry>>,
+    /// Sleeps between its rounds.
+    pub(super) keeper: Option<thread::Thread>,
+    /// Ends by itself once it has drained.
+    pub(super) serving: Option<JoinHandle<()>>,
+    /// Removed with everything in it at the very end.
+    dir: Option<TempDir>,
+    stopped: bool,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// Everything was written down: the next start is a quick one.
+    pub clean: bool,
+    /// What still ran when its time was over, if anything.
+    pub cut_off: Option<String>,
+}
+
+impl Parts {
+    pub(super) fn new(dir: Option<TempDir>) -> Self {
+        Self {
+            shutdown: Shutdown::new(),
+            directory: None,
+            quorum: None,
+            registry: None,
+            keeper: None,
+            serving: None,
+            dir,
+            stopped: false,
+        }
+    }
+
+    /// Stops what there is. Calls and streams have until `drain` to end.
+    pub(super) async fn stop(&mut self, drain: Duration) -> Stopped {
+        self.shutdown.begin_drain();
+        let mut cut_off = None;
+        // Calls and streams end by themselves; the other parts end when they are told to.
+        if let Some(serving) = &mut self.serving
+            && timeout(drain, serving).await.is_err()
+        {
+            cut_off = Some("calls or streams".to_owned());
+        }
+        self.shutdown.stop();
+        if let Some(keeper) = &self.keeper {
+            keeper.unpark();
+        }
+        if let Err(still) = self.shutdown.finished(STOP_GRACE).await {
+            cut_off = Some(still.to_string());
+        }
+        // From here on a drop has nothing left to do: what follows runs to its end by itself.
+        let rest = Rest {
+            // Else the lock is let go of when the opening ends, and with it its handle.
+            may_unlock: !self.shutdown.still_running().contains_key(OPENING),
+            directory: self.directory.take(),
+            quorum: self.quorum.take(),
+            registry: self.registry.take(),
+            dir: self.dir.take(),
+        };
+        self.stopped = true;
+        let clean = spawn_blocking(|| rest.finish()).await.unwrap_or(false);
+        Stopped { clean, cut_off }
+    }
+}
+
+/// In the background, and with the calls under way cut off.
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        self.stopped = true;
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+        self.shutdown.begin_drain();
+        self.shutdown.stop();
+        let mut rest = Self {
+            shutdown: self.shutdown.clone(),
+            directory: self.directory.take(),
+            quorum: self.quorum.take(),
+            registry: self.registry.take(),
+            keeper: self.keeper.take(),
+            serving: self.serving.take(),
+            dir: self.dir.take(),
+            stopped: false,
+        };
+        // On a thread of its own: the runtime that this was started in may be about to end.
+        let stopping = thread::Builder::new().name("stopping".to_owned()).spawn(move || {
+            match Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => {
+                    runtime.block_on(rest.stop(Duration::ZERO));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "not stopped in order; the next start scans");
+                    rest.stopped = true;
+                    drop(rest);
+                }
+            }
+        });
+        if let Err(error) = stopping {
+            tracing::warn!(%error, "not stopped in order; the next start scans");
+        }
+    }
+}
+
+/// What is left when nobody uses it any more.
+struct Rest {
+    may_unlock: bool,
+    directory: Option<Arc<DataDirectory>>,
+    quorum: Option<Arc<LocalQuorum>>,
+    registry: Option<Arc<Registry>>,
+    dir: Option<TempDir>,
+}
+
+impl Rest {
+    /// Returns whether everything was written down. Blocks; on a thread of a runtime.
+    fn finish(self) -> bool {
+        let Self { may_unlock, directory, quorum, registry, dir } = self;
+        let Some(directory) = directory else { return false };
+        directory.release_reserve();
+        let closed = registry.as_ref().is_some_and(|registry| registry.close());
+        if let Some(quorum) = quorum {
+            Handle::current().block_on(quorum.shutdown());
+        }
+        let marked = closed
+            && directory
+                .mark_clean()
+                .inspect_err(|error| tracing::error!(%error, "no clean-shutdown marker"))
+                .is_ok();
+        if let Some(registry) = registry {
+            registry.end_threads();
+        }
+        if may_unlock {
+            directory.unlock();
+        }
+        drop(dir);
+        marked
+    }
+}

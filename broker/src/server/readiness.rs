@@ -1,0 +1,63 @@
+//! Whether the broker takes requests.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::task::AbortHandle;
+
+use super::DataDirectory;
+use crate::{http::Readiness, partition::registry::Registry, shutdown::Shutdown};
+
+/// How far the broker has come; asked by the HTTP port from the first moment on.
+#[derive(Debug, Clone)]
+pub(super) struct Stage {
+    shutdown: Shutdown,
+    serving: Arc<OnceLock<Serving>>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    directory: Arc<DataDirectory>,
+    registry: Arc<Registry>,
+    grpc: AbortHandle,
+}
+
+impl Stage {
+    /// Starting.
+    pub(super) fn new(shutdown: Shutdown) -> Self {
+        Self { shutdown, serving: Arc::default() }
+    }
+
+    /// It serves from now on.
+    pub(super) fn serves(
+        &self,
+        directory: Arc<DataDirectory>,
+        registry: Arc<Registry>,
+        grpc: AbortHandle,
+    ) {
+        // A broker starts once.
+        let _ = self.serving.set(Serving { directory, registry, grpc });
+    }
+
+    /// Ready while it serves: the directory is sound, the metadata is followed, nobody asked it to
+    /// stop. A full disk is no reason: reads go on.
+    pub(super) fn readiness(&self) -> Readiness {
+        let not_ready = |why: &str| Readiness::NotReady(why.to_owned());
+        if self.shutdown.is_draining() {
+            return not_ready("the broker is stopping");
+        }
+        let Some(Serving { directory, registry, grpc }) = self.serving.get() else {
+            return not_ready("the broker is starting: logs are being opened");
+        };
+        if let Err(failed) = directory.failure().check() {
+            return Readiness::NotReady(failed.to_string());
+        }
+        if let Some(why) = registry.applying_ended() {
+            let why = format!("changes of topics are not carried out any more: {why}; restart it");
+            return Readiness::NotReady(why);
+        }
+        if grpc.is_finished() {
+            return not_ready("the gRPC service has ended; restart it");
+        }
+        Readiness::Ready
+    }
+}
