@@ -52,6 +52,12 @@ impl<R: Rules> Replica<R> {
         })
     }
 
+    /// The proposal that is to be sent until it is answered or the partition epoch has moved on.
+    pub fn pending_proposal(&self) -> Option<&IsrProposal> {
+        let (leadership, _) = self.leadership()?;
+        Some(&leadership.pending.as_ref()?.proposal)
+    }
+
     /// Proposes who should join, if nothing is under way.
     pub(super) fn change_isr(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let Some((leadership, registration)) = self.leadership() else { return };

@@ -198,7 +198,7 @@ impl<R: replica::Rules> Cluster<R> {
 
     /// Feeds one replica and carries out what it says, but for what it wants to send: that is
     /// returned.
-    fn feed(&mut self, i: usize, event: Event) -> Vec<Action> {
+    pub(crate) fn feed(&mut self, i: usize, event: Event) -> Vec<Action> {
         let now = self.now;
         let before = self.node(i).replica.high_watermark();
         let mut actions = Vec::new();
