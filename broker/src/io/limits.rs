@@ -5,8 +5,8 @@ use std::{fmt, fs, io};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Open files a broker should be allowed: three per segment, and connections.
-const OPEN_FILES_WANTED: u64 = 65_536;
+/// Open files a broker should be allowed beside its connections: three for each of 4 096 segments.
+const SEGMENT_FILES_WANTED: u64 = 3 * 4096;
 
 /// Linux's default of `vm.max_map_count`, enough for thousands of busy partitions.
 const MAPS_WANTED: u64 = 65_530;
@@ -65,16 +65,16 @@ impl Limits {
         usize::try_from(maps).unwrap_or(usize::MAX)
     }
 
-    /// What is too low for a broker whose segments have `segment_bytes`. Warnings, not errors, save
-    /// what the caller makes of them.
-    pub fn too_low(&self, segment_bytes: u64) -> Vec<TooLow> {
+    /// What is too low for a broker whose segments have `segment_bytes` and that takes so many
+    /// `connections`. Warnings, not errors, save what the caller makes of them.
+    pub fn too_low(&self, segment_bytes: u64, connections: u64) -> Vec<TooLow> {
         // Each segment that is appended to reserves its addresses ahead.
         const ADDRESSES_WANTED: u64 = 1 << 40;
         let wants = [
             (
                 "open files (ulimit -n, LimitNOFILE=)",
                 self.open_files,
-                OPEN_FILES_WANTED,
+                connections.saturating_add(SEGMENT_FILES_WANTED),
                 "each segment has open files and each client a connection; when they run out, \
                  partitions cannot roll and clients are refused. Raise it",
             ),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn without_limits_nothing_is_too_low() {
-        assert_eq!(Limits::default().too_low(1 << 40), []);
+        assert_eq!(Limits::default().too_low(1 << 40, 1000), []);
         assert_eq!(Limits::default().segment_maps(), 32_765);
     }
 
@@ -150,7 +150,7 @@ mod tests {
             file_len: Some(100 << 20),
         };
         let text: Vec<String> =
-            limits.too_low(256 << 20).iter().map(|low| low.to_string()).collect();
+            limits.too_low(256 << 20, 1000).iter().map(|low| low.to_string()).collect();
         assert_eq!(text.len(), 4);
         assert!(text[0].starts_with("open files") && text[0].contains("1024"), "{}", text[0]);
         assert!(text[1].contains("vm.max_map_count"), "{}", text[1]);

@@ -10,7 +10,9 @@ pub(super) fn prepare(config: &Config) {
     if let Err(error) = limits::raise_open_files() {
         tracing::warn!(%error, "the number of open files could not be raised");
     }
-    for low in limits::Limits::read().too_low(config.topic.segment_bytes.get()) {
+    let network = &config.network;
+    let connections = u64::from(network.max_connections) + u64::from(network.http_max_connections);
+    for low in limits::Limits::read().too_low(config.topic.segment_bytes.get(), connections) {
         tracing::warn!(limit = low.what, have = low.have, want = low.want, "{}", low.advice);
     }
 }
