@@ -120,9 +120,9 @@ fn command(op: &Op, image: &MetadataImage) -> Command {
         Op::Isr { id, late, members } => {
             let Some(partition) = image.partition(first_of(*id)) else { return cancel(*id, 0) };
             let leader = partition.leader.map_or(1, |leader| leader.0);
-            let named = partition.replicas.iter().zip(members).filter_map(|(id, is_named)| {
-                (*is_named || id.0 == leader).then(|| (id.0, Some(run_of(image, id.0))))
-            });
+            let named = partition.replicas.iter().zip(members);
+            let named = named.filter(|(id, is_named)| **is_named || id.0 == leader);
+            let named = named.map(|(id, _)| (id.0, Some(run_of(image, id.0))));
             let epochs = (partition.leader_epoch.get(), partition.partition_epoch.get() + late);
             let isr: Vec<_> = named.collect();
             alter_isr(*id, (leader, run_of(image, leader)), epochs, &isr)

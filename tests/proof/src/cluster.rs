@@ -510,11 +510,10 @@ impl<R: replica::Rules> Cluster<R> {
         let follower = follower.0 as usize;
         for action in self.feed(to, event) {
             match action {
-                Action::Reply { frame: frame @ LeaderFrame::Diverging(_), .. } => {
-                    if room {
-                        self.network.insert(Message::Frame { to: follower, frame });
-                    }
+                Action::Reply { frame: frame @ LeaderFrame::Diverging(_), .. } if room => {
+                    self.network.insert(Message::Frame { to: follower, frame });
                 }
+                Action::Reply { frame: LeaderFrame::Diverging(_), .. } => {}
                 Action::Reply { frame, .. } if self.node(follower).up => {
                     self.feed(follower, Event::Leader(frame));
                 }

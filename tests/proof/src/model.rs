@@ -89,10 +89,8 @@ impl<R: replica::Rules, C: metadata::Rules> Search<R, C> {
         }
         for (k, message) in cluster.network.iter().enumerate() {
             steps.push(Step::Deliver(k));
-            if matches!(message, Message::Propose(_)) {
-                if self.bounds.copies {
-                    steps.push(Step::DeliverCopy(k));
-                }
+            if self.bounds.copies && matches!(message, Message::Propose(_)) {
+                steps.push(Step::DeliverCopy(k));
             }
             steps.push(Step::Drop(k));
         }

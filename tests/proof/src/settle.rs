@@ -28,9 +28,7 @@ impl<R: replica::Rules> Cluster<R> {
             if self.violation().is_some() {
                 return self.violation();
             }
-            if self.unsettled().is_none() {
-                return None;
-            }
+            self.unsettled()?;
         }
         self.unsettled()
     }

@@ -168,18 +168,27 @@ pub enum Broken {
 pub enum Finder {
     /// Random walks in one of [`WALKS`].
     Walk(usize),
-    /// Only the exhaustive search, in [`HIDDEN`].
-    Exhaustive,
+    /// The exhaustive search in one of [`HIDDEN`], where walks do not get in any reasonable time.
+    Exhaustive(usize),
 }
 
 /// Where the search looks for what walks do not find.
-pub const HIDDEN: Scope = Scope {
-    name: "two orders",
-    durability: Durability::Memory,
-    min_isr: 2,
-    replicas: 3,
-    bounds: Bounds { orders: 2, ..STILL },
-};
+pub const HIDDEN: [Scope; 2] = [
+    Scope {
+        name: "two orders",
+        durability: Durability::Memory,
+        min_isr: 2,
+        replicas: 3,
+        bounds: Bounds { orders: 2, ..STILL },
+    },
+    Scope {
+        name: "a restart that may lose everything, and an order",
+        durability: Durability::Memory,
+        min_isr: 2,
+        replicas: 3,
+        bounds: Bounds { restarts: 1, orders: 1, ..STILL },
+    },
+];
 
 impl Broken {
     /// All there are.
@@ -190,10 +199,13 @@ impl Broken {
 
     /// What is known to find it.
     pub fn finder(self) -> Finder {
-        use metadata::Mutation::{ElrSurvivesUncleanElection, ReassignBeforeCaughtUp};
+        use metadata::Mutation::{
+            ElrSurvivesUncleanElection, NoBrokerEpochCheck, ReassignBeforeCaughtUp,
+        };
         use replica::Mutation::{CommitUnflushed, KeepProgressOnReelection};
         match self {
-            Self::Replica(KeepProgressOnReelection) => Finder::Exhaustive,
+            Self::Replica(KeepProgressOnReelection) => Finder::Exhaustive(0),
+            Self::Controller(NoBrokerEpochCheck) => Finder::Exhaustive(1),
             Self::Replica(CommitUnflushed) => Finder::Walk(DISK),
             Self::Controller(ElrSurvivesUncleanElection) => Finder::Walk(UNCLEAN),
             Self::Controller(ReassignBeforeCaughtUp) => Finder::Walk(REASSIGNED),
@@ -216,7 +228,9 @@ impl Broken {
                 let search = WALKS[scope].search(replica_rules, controller_rules);
                 walk(&search, seeds)
             }
-            Finder::Exhaustive => exhaust(HIDDEN.search(replica_rules, controller_rules)),
+            Finder::Exhaustive(scope) => {
+                exhaust(HIDDEN[scope].search(replica_rules, controller_rules))
+            }
         }
     }
 }
