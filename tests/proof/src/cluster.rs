@@ -242,6 +242,10 @@ impl<R: replica::Rules> Cluster<R> {
             Some(_) => {}
             None => self.terms.push(term),
         }
+        if epoch == self.era && epoch > LeaderEpoch::ZERO {
+            let node = self.node(i);
+            self.committed = node.log[..index(node.replica.high_watermark())].to_vec();
+        }
     }
 
     /// S4, S6, S12: what a leader commits is what was committed; followers show nothing else.
@@ -406,16 +410,14 @@ impl<R: replica::Rules> Cluster<R> {
         self.change(next)
     }
 
-    /// Somebody gives up what may be lost. What the new leader has of it is what is committed now,
-    /// and only leaders from here on have a say.
+    /// Somebody gives up what may be lost. What the new leader takes for committed when its term
+    /// begins is what is committed now, and only leaders from here on have a say.
     pub fn elect_uncleanly<C: metadata::Rules>(&mut self, setup: &Setup<R, C>, i: usize) -> bool {
         self.orders += 1;
         let next = self.decide(setup, |decision| decision.elect_unclean(self.partition(), id(i)));
         if let Some(next) = &next {
             self.era = next.leader_epoch;
-            let log = &self.nodes[i].log;
-            let kept = self.committed.iter().zip(log).take_while(|(a, b)| a == b).count();
-            self.committed.truncate(kept);
+            self.committed.clear();
         }
         self.change(next)
     }
