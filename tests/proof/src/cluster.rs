@@ -112,6 +112,8 @@ pub struct Cluster<R: replica::Rules> {
     pub committed: Vec<Record>,
     /// Leaders of earlier epochs than this have no say any more in what is committed.
     pub era: LeaderEpoch,
+    /// An unclean election, whose leader has yet to hear of it.
+    pub era_begins: bool,
     /// Who led in which epoch, and in which run.
     pub terms: Vec<(LeaderEpoch, usize, BrokerEpoch)>,
     /// What was seen to go wrong in the last transition.
@@ -166,6 +168,7 @@ impl<R: replica::Rules> Cluster<R> {
             lapses: 0,
             committed: Vec::new(),
             era: LeaderEpoch::ZERO,
+            era_begins: false,
             terms: Vec::new(),
             fault: None,
         };
@@ -242,7 +245,8 @@ impl<R: replica::Rules> Cluster<R> {
             Some(_) => {}
             None => self.terms.push(term),
         }
-        if epoch == self.era && epoch > LeaderEpoch::ZERO {
+        if epoch >= self.era && self.era_begins {
+            self.era_begins = false;
             let node = self.node(i);
             self.committed = node.log[..index(node.replica.high_watermark())].to_vec();
         }
@@ -417,6 +421,7 @@ impl<R: replica::Rules> Cluster<R> {
         let next = self.decide(setup, |decision| decision.elect_unclean(self.partition(), id(i)));
         if let Some(next) = &next {
             self.era = next.leader_epoch;
+            self.era_begins = true;
             self.committed.clear();
         }
         self.change(next)
