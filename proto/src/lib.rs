@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod epoch;
+pub mod epoch_history;
 pub mod ids;
 pub mod limits;
 pub mod murmur2;

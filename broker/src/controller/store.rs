@@ -126,7 +126,7 @@ impl MetaStore {
             .map_err(|error| in_open(error, &dir))?;
         let set_level = Command::SetFeatureLevel(SetFeatureLevel {
             expected: FeatureLevel::NONE,
-            level: FeatureLevel::LATEST,
+            level: FeatureLevel::INITIAL,
         });
         let record = record::encode(&set_level).expect("a small record of a level we know");
         let first = [

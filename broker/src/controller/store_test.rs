@@ -79,7 +79,7 @@ fn a_new_log_is_what_a_raft_node_needs() {
     assert_eq!(store.snapshot, Mark { index: 1, term: 1 });
     assert_eq!(recovered.image, MetadataImage::default().at(MetadataOffset::new(1).unwrap()));
     assert_eq!(recovered.entries.len(), 1);
-    assert_eq!(image(&recovered).feature_level(), FeatureLevel::LATEST);
+    assert_eq!(image(&recovered).feature_level(), FeatureLevel::INITIAL);
     assert!(store.is_unused(&recovered));
 }
 

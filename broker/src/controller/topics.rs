@@ -16,7 +16,7 @@ use crate::{
     metadata::{
         Command, MetadataImage, Topic,
         command::{AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic},
-        topic::REPLICATION_FACTOR_MAX,
+        partition::REPLICATION_FACTOR_MAX,
     },
 };
 

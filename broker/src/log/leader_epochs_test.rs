@@ -1,6 +1,7 @@
 //! The history against a naive scan over the batches it was derived from.
 
 use proptest::prelude::*;
+use riverrun_proto::offset::Offset;
 
 use super::*;
 

@@ -148,7 +148,15 @@ impl Log {
     /// Notes that a leader epoch begins at the log end: a leader does this when it takes over,
     /// before it has written anything.
     pub fn note_epoch(&mut self, epoch: LeaderEpoch) {
-        self.epochs.note(epoch, self.log_end_offset());
+        let log_end = self.log_end_offset();
+        self.epochs.note(epoch, log_end);
+    }
+
+    /// Forgets an epoch that was noted and in which nothing was written: its leader leads no more,
+    /// and what it is sent next may be of an older epoch.
+    pub fn forget_unwritten_epoch(&mut self) {
+        let log_end = self.log_end_offset();
+        self.epochs.truncate(log_end);
     }
 
     /// Notes the high watermark, for checkpoints: after a restart it is a lower bound.

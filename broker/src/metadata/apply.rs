@@ -9,15 +9,16 @@ use riverrun_proto::{
 };
 
 use super::{
-    Applied, Broker, Command, Delta, MetadataImage, MetadataOffset, Partition, ProducerIdBlock,
-    Rejection, Reply, Topic, TopicConfigs, TopicVersion,
+    Applied, Broker, Command, Delta, FeatureLevel, MetadataImage, MetadataOffset, Partition,
+    Presence, ProducerIdBlock, Rejection, Reply, Topic, TopicConfigs, TopicVersion,
     broker::{ENDPOINTS_MAX, NAME_CHARS_MAX},
     command::{
         AllocateProducerIds, AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic,
         PRODUCER_ID_BLOCK_MAX, RegisterBroker, SetFeatureLevel,
     },
+    partition::REPLICATION_FACTOR_MAX,
     rejection::AssignmentProblem,
-    topic::{CONFIG_BYTES_MAX, REPLICATION_FACTOR_MAX},
+    topic::CONFIG_BYTES_MAX,
 };
 
 impl MetadataImage {
@@ -50,6 +51,12 @@ impl MetadataImage {
             Command::AlterTopicConfigs(command) => self.alter_topic_configs(command, deltas),
             Command::DeleteTopic(command) => self.delete_topic(command, deltas),
             Command::AllocateProducerIds(command) => self.allocate_producer_ids(command),
+            Command::JoinBroker(command) => self.join_broker(command, deltas),
+            Command::SetPresence(command) => self.set_presence(command, deltas),
+            Command::AlterIsr(command) => self.alter_isr(command, deltas),
+            Command::ElectLeader(command) => self.elect_leader(command, deltas),
+            Command::Reassign(command) => self.reassign(command, deltas),
+            Command::CancelReassignment(command) => self.cancel_reassignment(command, deltas),
         }
     }
 
@@ -80,6 +87,25 @@ impl MetadataImage {
         command: &RegisterBroker,
         deltas: &mut Vec<Delta>,
     ) -> Result<Reply, Rejection> {
+        let before = self.broker(command.broker).map(|known| known.epoch);
+        let reply = self.enter_broker(command, Presence::Active, deltas)?;
+        if self.broker(command.broker).map(|known| known.epoch) != before {
+            if self.feature_level < FeatureLevel::V2 {
+                self.begin_terms_of(command.broker, deltas);
+            } else {
+                self.return_unproven(command.broker, deltas);
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Enters a broker's new run; a retry of the same run changes nothing.
+    pub(super) fn enter_broker(
+        &mut self,
+        command: &RegisterBroker,
+        presence: Presence,
+        deltas: &mut Vec<Delta>,
+    ) -> Result<Reply, Rejection> {
         if let Some(problem) = registration_problem(command) {
             return Err(Rejection::Registration { broker: command.broker, problem });
         }
@@ -102,10 +128,11 @@ impl MetadataImage {
             endpoints: command.endpoints.clone(),
             rack: command.rack.clone(),
             features: command.features,
+            presence,
         };
         if let Some(known) = self.broker(command.broker) {
             if known.incarnation == command.incarnation {
-                let retried = Broker { epoch: known.epoch, ..broker };
+                let retried = Broker { epoch: known.epoch, presence: known.presence, ..broker };
                 return if **known == retried {
                     Ok(Reply::BrokerEpoch(known.epoch))
                 } else {
@@ -120,7 +147,6 @@ impl MetadataImage {
         let broker = Arc::new(broker);
         self.put_broker(Arc::clone(&broker));
         deltas.push(Delta::BrokerRegistered(broker));
-        self.begin_terms_of(command.broker, deltas);
         Ok(Reply::BrokerEpoch(epoch))
     }
 
@@ -237,14 +263,7 @@ impl MetadataImage {
 
     fn allocate_producer_ids(&mut self, command: &AllocateProducerIds) -> Result<Reply, Rejection> {
         let &AllocateProducerIds { broker, broker_epoch, count } = command;
-        let registered = self.broker(broker).ok_or(Rejection::UnknownBroker(broker))?;
-        if registered.epoch != broker_epoch {
-            return Err(Rejection::StaleBrokerEpoch {
-                broker,
-                given: broker_epoch,
-                current: registered.epoch,
-            });
-        }
+        self.broker_in_run(broker, broker_epoch)?;
         if count == 0 || count > PRODUCER_ID_BLOCK_MAX {
             return Err(Rejection::ProducerIdCount(count));
         }
@@ -319,14 +338,14 @@ impl MetadataImage {
         None
     }
 
-    fn set_partition(
+    pub(super) fn set_partition(
         &self,
         topic: &mut Topic,
         index: PartitionIndex,
         state: Partition,
         deltas: &mut Vec<Delta>,
     ) {
-        debug_assert_eq!(state.violation(self), None);
+        debug_assert_eq!(state.violation_in(self), None);
         let partition = TopicPartition::new(topic.id, index);
         topic.set_partition(index, state.clone());
         deltas.push(Delta::PartitionChanged { partition, state });

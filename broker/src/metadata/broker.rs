@@ -5,7 +5,7 @@ use riverrun_proto::{
     ids::{BrokerId, DirectoryId, IncarnationId},
 };
 
-use super::FeatureRange;
+use super::{FeatureRange, Presence};
 
 /// Endpoints of one broker: one per listener, and nobody has more than a handful.
 pub const ENDPOINTS_MAX: usize = 16;
@@ -29,6 +29,8 @@ pub struct Broker {
     pub rack: Option<String>,
     /// What its binary can do.
     pub features: FeatureRange,
+    /// Whether it takes part.
+    pub presence: Presence,
 }
 
 impl Broker {

@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use riverrun_proto::{
-    epoch::BrokerEpoch,
-    ids::{BrokerId, DirectoryId, IncarnationId, TopicId, TopicName},
+    epoch::{BrokerEpoch, PartitionEpoch},
+    ids::{BrokerId, DirectoryId, IncarnationId, TopicId, TopicName, TopicPartition},
 };
 
-use super::{Endpoint, FeatureLevel, FeatureRange, TopicConfigs, TopicVersion};
+use super::{
+    Endpoint, FeatureLevel, FeatureRange, IsrChange, Presence, TopicConfigs, TopicVersion,
+};
 
 /// Producer ids handed out at once: a broker takes a block so that a producer's start costs no
 /// record. Kafka's blocks have 1000; more only wastes ids on a restart.
@@ -33,6 +35,18 @@ pub enum Command {
     DeleteTopic(DeleteTopic),
     /// Takes a block of producer ids.
     AllocateProducerIds(AllocateProducerIds),
+    /// A broker's process says it runs, in a cluster.
+    JoinBroker(JoinBroker),
+    /// Fences a broker, lets it take part, or lets it leave.
+    SetPresence(SetPresence),
+    /// A leader asks for another ISR.
+    AlterIsr(AlterIsr),
+    /// Hands leadership over, or gives it to somebody where nobody has it.
+    ElectLeader(ElectLeader),
+    /// Sets out for other replicas.
+    Reassign(Reassign),
+    /// Goes back to the replicas from before.
+    CancelReassignment(CancelReassignment),
 }
 
 impl Command {
@@ -46,6 +60,12 @@ impl Command {
             | Self::AlterTopicConfigs(_)
             | Self::DeleteTopic(_)
             | Self::AllocateProducerIds(_) => FeatureLevel::V1,
+            Self::JoinBroker(_)
+            | Self::SetPresence(_)
+            | Self::AlterIsr(_)
+            | Self::ElectLeader(_)
+            | Self::Reassign(_)
+            | Self::CancelReassignment(_) => FeatureLevel::V2,
         }
     }
 }
@@ -138,4 +158,81 @@ pub struct AllocateProducerIds {
     pub broker_epoch: BrokerEpoch,
     /// How many, 1 to [`PRODUCER_ID_BLOCK_MAX`].
     pub count: u32,
+}
+
+/// See [`Command::JoinBroker`]. As [`RegisterBroker`], and: the broker is fenced until it has caught
+/// up with the log ([`SetPresence`]), and leaves every ISR and leadership in the same step, so that
+/// nobody takes its log for what it was before. It stays an eligible leader, where it was in an ISR
+/// that has become too small, only with proof that its log lost nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinBroker {
+    /// Who, and what it can do.
+    pub registration: RegisterBroker,
+    /// The proof: the epoch of the run whose logs are whole in its directory, known from a clean stop
+    /// of that run, or from the machine not having been restarted since and no write having failed.
+    /// Believed if that was the last run.
+    pub whole_since: Option<BrokerEpoch>,
+}
+
+/// See [`Command::SetPresence`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetPresence {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// The run it is about; it does not touch a later one.
+    pub broker_epoch: BrokerEpoch,
+    /// How it stands from now on.
+    pub presence: Presence,
+}
+
+/// See [`Command::AlterIsr`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlterIsr {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// What its leader asks for.
+    pub change: IsrChange,
+}
+
+/// See [`Command::ElectLeader`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElectLeader {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Its version, or this is rejected.
+    pub expected: PartitionEpoch,
+    /// Who.
+    pub choice: Choice,
+}
+
+/// Who is to lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// The first of the replicas, if it is there and in sync.
+    Preferred,
+    /// This member of the ISR, if it is there.
+    Member(BrokerId),
+    /// This replica, although it may lack committed records: only where nobody leads, and noted in
+    /// [`Partition::unclean_epoch`](super::Partition::unclean_epoch).
+    Unclean(BrokerId),
+}
+
+/// See [`Command::Reassign`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reassign {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Its version, or this is rejected.
+    pub expected: PartitionEpoch,
+    /// The replicas to be, the preferred leader first.
+    pub to: Vec<BrokerId>,
+}
+
+/// See [`Command::CancelReassignment`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CancelReassignment {
+    /// Which partition.
+    pub partition: TopicPartition,
+    /// Its version, or this is rejected.
+    pub expected: PartitionEpoch,
 }

@@ -12,7 +12,7 @@ use super::{Broker, FeatureLevel, MetadataImage, Partition, Topic};
 pub enum Delta {
     /// Other rules are in force.
     FeatureLevelChanged(FeatureLevel),
-    /// A broker registered, or registered anew.
+    /// A broker registered, or registered anew, or stands differently now.
     BrokerRegistered(Arc<Broker>),
     /// A topic with all its partitions.
     TopicCreated(Arc<Topic>),

@@ -15,8 +15,13 @@ impl FeatureLevel {
     pub const NONE: Self = Self(0);
     /// Brokers, topics, configurations, producer ids.
     pub const V1: Self = Self(1);
+    /// Clusters: brokers that come and go, elections, reassignments.
+    pub const V2: Self = Self(2);
     /// The highest this binary knows.
-    pub const LATEST: Self = Self::V1;
+    pub const LATEST: Self = Self::V2;
+    /// What a new log begins at. A broker alone needs no more, and an older binary can still read it;
+    /// whoever makes a cluster of it raises it.
+    pub const INITIAL: Self = Self::V1;
 
     /// Any number: records may name levels this binary does not know.
     pub const fn new(level: u32) -> Self {

@@ -55,6 +55,8 @@ pub enum Reply {
     Topic(Arc<Topic>),
     /// The topic is gone.
     TopicDeleted,
+    /// The partition as it now is.
+    Partition(Partition),
     /// A block that nobody else has.
     ProducerIds(ProducerIdBlock),
 }
@@ -196,7 +198,7 @@ impl MetadataImage {
                 return Some(format!("topic '{}' exists and is deleted", topic.name));
             }
             for (index, partition) in topic.partitions() {
-                if let Some(what) = partition.violation(self) {
+                if let Some(what) = partition.violation_in(self) {
                     return Some(format!("partition {index} of topic '{}': {what}", topic.name));
                 }
             }

@@ -6,8 +6,8 @@ use proptest::{collection::vec, prelude::*};
 use riverrun_proto::ids::{BrokerId, TopicId};
 
 use super::{
-    Applied, Command, Delta, MetadataImage, Partition, Reply, Topic, TopicConfigs, broker::Broker,
-    record, snapshot, test_support::*,
+    Applied, Command, Delta, MetadataImage, Partition, Presence, Reply, Topic, TopicConfigs,
+    broker::Broker, command::Choice, record, snapshot, test_support::*,
 };
 
 /// A command in the making: numbers are small so that they meet; versions and epochs are relative to
@@ -21,6 +21,37 @@ enum Op {
     Delete { id: u8 },
     Allocate { broker: u32, late: i64, count: u32 },
     SetLevel,
+    Join { broker: u32, incarnation: u8, whole: bool },
+    Stand { broker: u32, late: i64, presence: Presence },
+    Isr { id: u8, late: i32, members: Vec<bool> },
+    Elect { id: u8, late: i32, choice: Choice },
+    Reassign { id: u8, late: i32, to: Vec<u32> },
+    Cancel { id: u8, late: i32 },
+}
+
+fn cluster_op() -> impl Strategy<Value = Op> {
+    let late = || prop_oneof![5 => Just(0), 1 => Just(1)];
+    let presence = prop_oneof![
+        3 => Just(Presence::Active), 1 => Just(Presence::Leaving), 2 => Just(Presence::Fenced)
+    ];
+    let choice = (0..3, 1..5_u32).prop_map(|(kind, id)| match kind {
+        0 => Choice::Preferred,
+        1 => Choice::Member(BrokerId(id)),
+        _ => Choice::Unclean(BrokerId(id)),
+    });
+    let late_run = prop_oneof![5 => Just(0), 1 => Just(-1)];
+    prop_oneof![
+        2 => (1..5_u32, 0..6_u8, any::<bool>())
+            .prop_map(|(broker, incarnation, whole)| Op::Join { broker, incarnation, whole }),
+        5 => (1..5_u32, late_run, presence)
+            .prop_map(|(broker, late, presence)| Op::Stand { broker, late, presence }),
+        4 => (0..8_u8, late(), vec(any::<bool>(), 3))
+            .prop_map(|(id, late, members)| Op::Isr { id, late, members }),
+        2 => (0..8_u8, late(), choice).prop_map(|(id, late, choice)| Op::Elect { id, late, choice }),
+        2 => (0..8_u8, late(), vec(1..5_u32, 0..4))
+            .prop_map(|(id, late, to)| Op::Reassign { id, late, to }),
+        1 => (0..8_u8, late()).prop_map(|(id, late)| Op::Cancel { id, late }),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -44,6 +75,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..5_u32, prop_oneof![3 => Just(0), 1 => Just(1)], 0..3_u32)
             .prop_map(|(broker, late, count)| Op::Allocate { broker, late, count }),
         1 => Just(Op::SetLevel),
+        12 => cluster_op(),
     ]
 }
 
@@ -79,7 +111,34 @@ fn command(op: &Op, image: &MetadataImage) -> Command {
             allocate(*broker, epoch + late, *count)
         }
         Op::SetLevel => level_1(),
+        Op::Join { broker, incarnation, whole } => {
+            join(*broker, *incarnation, whole.then(|| run_of(image, *broker)))
+        }
+        Op::Stand { broker, late, presence } => {
+            stand(*broker, (run_of(image, *broker) + late).max(0), *presence)
+        }
+        Op::Isr { id, late, members } => {
+            let Some(partition) = image.partition(first_of(*id)) else { return cancel(*id, 0) };
+            let leader = partition.leader.map_or(1, |leader| leader.0);
+            let named = partition.replicas.iter().zip(members);
+            let named = named.filter(|(id, is_named)| **is_named || id.0 == leader);
+            let named = named.map(|(id, _)| (id.0, Some(run_of(image, id.0))));
+            let epochs = (partition.leader_epoch.get(), partition.partition_epoch.get() + late);
+            let isr: Vec<_> = named.collect();
+            alter_isr(*id, (leader, run_of(image, leader)), epochs, &isr)
+        }
+        Op::Elect { id, late, choice } => elect(*id, version_of(image, *id) + late, *choice),
+        Op::Reassign { id, late, to } => reassign(*id, version_of(image, *id) + late, to),
+        Op::Cancel { id, late } => cancel(*id, version_of(image, *id) + late),
     }
+}
+
+fn run_of(image: &MetadataImage, broker: u32) -> i64 {
+    image.broker(BrokerId(broker)).map_or(0, |broker| broker.epoch.get())
+}
+
+fn version_of(image: &MetadataImage, n: u8) -> i32 {
+    image.partition(first_of(n)).map_or(0, |partition| partition.partition_epoch.get())
 }
 
 /// What a broker knows that has nothing but deltas.
@@ -184,8 +243,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn the_laws_hold_on_every_history(ops in vec(op(), 1..80), cut in 0..80_usize) {
+    fn the_laws_hold_on_every_history(
+        ops in vec(op(), 1..80),
+        cut in 0..80_usize,
+        is_cluster in any::<bool>(),
+    ) {
         let mut image = after(&[level_1(), register(1, 200), register(2, 201), register(3, 202)]);
+        if is_cluster {
+            image = apply(&image, &level_2()).image;
+        }
         let start = image.clone();
         let mut shadow = Shadow::of(&image);
         let mut log = Vec::new();

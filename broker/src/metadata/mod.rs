@@ -22,15 +22,17 @@
 //!   [`MetadataImage::deleted_at`] says so. Absence from an image proves nothing.
 //!
 //! # Where the cluster's commands go
-//! Changes of ISR, fencing, elections and reassignments are commands of their own kinds, judged by
-//! partition epoch and broker epoch. They need no new state: [`Partition`] carries replicas, ISR,
-//! ELR, leader, both epochs and min ISR since the first record. Each comes as a variant of
-//! [`Command`], a kind in [`record`], a feature level in [`Command::since`], and an arm in `apply`;
-//! the deltas they make are [`Delta::PartitionChanged`].
+//! Changes of ISR, fencing, elections and reassignments are commands of their own kinds since feature
+//! level 2, judged by partition epoch and broker epoch. What becomes of a partition is decided by
+//! [`Decision`], pure functions of the partition and of how brokers stand, which the proof in
+//! `tests/proof` runs as well; `apply_cluster` asks it and enters what it says. The deltas they make
+//! are [`Delta::PartitionChanged`].
 
 mod apply;
+mod apply_cluster;
 pub mod broker;
 pub mod command;
+pub mod decision;
 pub mod delta;
 pub mod feature;
 pub mod image;
@@ -38,21 +40,28 @@ mod invariants;
 #[cfg(test)]
 mod law_test;
 pub mod offset;
+pub mod partition;
+pub mod reassignment;
 pub mod record;
 pub mod rejection;
+pub mod rules;
 pub mod snapshot;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod topic;
 mod wire;
+mod wire_cluster;
 
 pub use broker::{Broker, Endpoint};
 pub use command::Command;
+pub use decision::{Decision, Departure, IsrChange, Presence, Standing, Standings};
 pub use delta::Delta;
 pub use feature::{FeatureLevel, FeatureRange};
 pub use image::{Applied, MetadataImage, ProducerIdBlock, Reply};
 pub use offset::MetadataOffset;
+pub use partition::{Partition, Reassignment};
 pub use record::RecordError;
 pub use rejection::Rejection;
+pub use rules::{Mutation, Rules, Sound};
 pub use snapshot::SnapshotError;
-pub use topic::{Partition, Topic, TopicConfigs, TopicVersion};
+pub use topic::{Topic, TopicConfigs, TopicVersion};

@@ -13,6 +13,12 @@
 //! | 5 | 1 | [`AlterTopicConfigs`](Command::AlterTopicConfigs) | 1 |
 //! | 6 | 1 | [`DeleteTopic`](Command::DeleteTopic) | 1 |
 //! | 7 | 1 | [`AllocateProducerIds`](Command::AllocateProducerIds) | 1 |
+//! | 8 | 1 | [`JoinBroker`](Command::JoinBroker) | 2 |
+//! | 9 | 1 | [`SetPresence`](Command::SetPresence) | 2 |
+//! | 10 | 1 | [`AlterIsr`](Command::AlterIsr) | 2 |
+//! | 11 | 1 | [`ElectLeader`](Command::ElectLeader) | 2 |
+//! | 12 | 1 | [`Reassign`](Command::Reassign) | 2 |
+//! | 13 | 1 | [`CancelReassignment`](Command::CancelReassignment) | 2 |
 //!
 //! Numbers are never used again. Bytes that say more than this binary understands are refused, field
 //! by field: protobuf's habit of skipping unknown fields would make this node compute another image
@@ -29,6 +35,9 @@ use super::{
         AllocateProducerIdsV1, AlterTopicConfigsV1, BadField, CreatePartitionsV1, CreateTopicV1,
         DeleteTopicV1, RegisterBrokerV1, SetFeatureLevelV1,
     },
+    wire_cluster::{
+        AlterIsrV1, CancelReassignmentV1, ElectLeaderV1, JoinBrokerV1, ReassignV1, SetPresenceV1,
+    },
 };
 
 /// Bytes of one record. The largest command, a topic of ten thousand partitions with fifteen
@@ -44,6 +53,12 @@ const CREATE_PARTITIONS: u16 = 4;
 const ALTER_TOPIC_CONFIGS: u16 = 5;
 const DELETE_TOPIC: u16 = 6;
 const ALLOCATE_PRODUCER_IDS: u16 = 7;
+const JOIN_BROKER: u16 = 8;
+const SET_PRESENCE: u16 = 9;
+const ALTER_ISR: u16 = 10;
+const ELECT_LEADER: u16 = 11;
+const REASSIGN: u16 = 12;
+const CANCEL_REASSIGNMENT: u16 = 13;
 
 /// A record that this binary cannot, or must not, apply. Not a rejection: other nodes may well
 /// understand it, so whoever reads it stops here.
@@ -100,6 +115,14 @@ pub fn encode(command: &Command) -> Result<Bytes, RecordError> {
         Command::AllocateProducerIds(c) => {
             bytes(ALLOCATE_PRODUCER_IDS, &AllocateProducerIdsV1::from(c))
         }
+        Command::JoinBroker(c) => bytes(JOIN_BROKER, &JoinBrokerV1::from(c)),
+        Command::SetPresence(c) => bytes(SET_PRESENCE, &SetPresenceV1::from(c)),
+        Command::AlterIsr(c) => bytes(ALTER_ISR, &AlterIsrV1::from(c)),
+        Command::ElectLeader(c) => bytes(ELECT_LEADER, &ElectLeaderV1::from(c)),
+        Command::Reassign(c) => bytes(REASSIGN, &ReassignV1::from(c)),
+        Command::CancelReassignment(c) => {
+            bytes(CANCEL_REASSIGNMENT, &CancelReassignmentV1::from(c))
+        }
     }
 }
 
@@ -121,6 +144,12 @@ pub fn decode(record: &[u8]) -> Result<Command, RecordError> {
         ALTER_TOPIC_CONFIGS => command::<AlterTopicConfigsV1>,
         DELETE_TOPIC => command::<DeleteTopicV1>,
         ALLOCATE_PRODUCER_IDS => command::<AllocateProducerIdsV1>,
+        JOIN_BROKER => command::<JoinBrokerV1>,
+        SET_PRESENCE => command::<SetPresenceV1>,
+        ALTER_ISR => command::<AlterIsrV1>,
+        ELECT_LEADER => command::<ElectLeaderV1>,
+        REASSIGN => command::<ReassignV1>,
+        CANCEL_REASSIGNMENT => command::<CancelReassignmentV1>,
         _ => return Err(RecordError::UnknownKind(kind)),
     };
     match version {

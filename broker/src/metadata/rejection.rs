@@ -1,15 +1,15 @@
 //! Why a command changed nothing.
 
 use riverrun_proto::{
-    epoch::BrokerEpoch,
-    ids::{BrokerId, PartitionIndex, TopicId, TopicName},
+    epoch::{BrokerEpoch, PartitionEpoch},
+    ids::{BrokerId, PartitionIndex, TopicId, TopicName, TopicPartition},
     limits::PARTITIONS_PER_TOPIC_MAX,
 };
 use thiserror::Error;
 
 use super::{
     FeatureLevel, FeatureRange, TopicVersion, command::PRODUCER_ID_BLOCK_MAX,
-    topic::CONFIG_BYTES_MAX,
+    decision::IsrRejection, reassignment::ReassignmentRejection, topic::CONFIG_BYTES_MAX,
 };
 
 /// The image would not have it. Definite: nothing changed, on any node.
@@ -131,6 +131,34 @@ pub enum Rejection {
         /// What was asked of it.
         level: FeatureLevel,
     },
+    /// No such partition.
+    #[error("there is no partition {0}; its topic may have been deleted")]
+    UnknownPartition(TopicPartition),
+    /// Somebody changed the partition in between.
+    #[error(
+        "partition {partition} is at version {current}, not {expected}: it was changed in between; \
+         look again and repeat the request"
+    )]
+    PartitionChanged {
+        /// Which one.
+        partition: TopicPartition,
+        /// What the proposer saw.
+        expected: PartitionEpoch,
+        /// What holds.
+        current: PartitionEpoch,
+    },
+    /// A leader's ISR is not what it asks for.
+    #[error(transparent)]
+    Isr(IsrRejection),
+    /// Replicas are not what was asked for.
+    #[error(transparent)]
+    Reassignment(ReassignmentRejection),
+    /// The leader that was asked for leads already, or may not.
+    #[error(
+        "no leader was elected for partition {0}: the one asked for leads already, is not there, or \
+         is not in sync; only a partition without a leader can have one that may lack records"
+    )]
+    NoElection(TopicPartition),
     /// Zero, or too many.
     #[error("a block has 1 to {PRODUCER_ID_BLOCK_MAX} producer ids, not {0}")]
     ProducerIdCount(u32),
@@ -146,7 +174,7 @@ pub enum AssignmentProblem {
     #[error("it has no replica")]
     Empty,
     /// Too many.
-    #[error("it has {0} replicas, more than {max}", max = super::topic::REPLICATION_FACTOR_MAX)]
+    #[error("it has {0} replicas, more than {max}", max = super::partition::REPLICATION_FACTOR_MAX)]
     TooMany(usize),
     /// One broker twice.
     #[error("{0:?} is named twice")]
@@ -163,9 +191,16 @@ impl Rejection {
     /// Whether the same request, decided anew on the current image, may succeed.
     pub const fn is_retriable(&self) -> bool {
         match self {
-            Self::TopicChanged { .. } | Self::TopicIdUsed(_) => true,
+            Self::TopicChanged { .. }
+            | Self::TopicIdUsed(_)
+            | Self::PartitionChanged { .. }
+            | Self::Isr(_)
+            | Self::Reassignment(ReassignmentRejection::NotInSync { .. }) => true,
             Self::TopicExists { .. }
             | Self::UnknownTopic(_)
+            | Self::UnknownPartition(_)
+            | Self::Reassignment(_)
+            | Self::NoElection(_)
             | Self::PartitionCount(_)
             | Self::Assignment { .. }
             | Self::MinIsr { .. }

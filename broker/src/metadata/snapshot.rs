@@ -12,10 +12,14 @@ use super::{
     FeatureLevel, MetadataImage,
     record::strict,
     wire::{BadField, ImageV1},
+    wire_cluster::ImageV2,
 };
 
 const MAGIC: [u8; 8] = *b"RRIMAGE\0";
-const VERSION: u32 = 1;
+/// Up to feature level 1, which knows no clusters; an older binary can read it.
+const V1: u32 = 1;
+/// From feature level 2 on.
+const V2: u32 = 2;
 const HEADER_BYTES: usize = 16;
 
 /// Bytes that are no image, or none this binary can use.
@@ -26,7 +30,7 @@ pub enum SnapshotError {
     NoSnapshot,
     /// Written by a newer binary.
     #[error(
-        "the metadata snapshot has format version {0}, this binary knows {VERSION}: start the \
+        "the metadata snapshot has format version {0}, this binary knows {V2}: start the \
          version of Riverrun that wrote it or a later one"
     )]
     NewerVersion(u32),
@@ -52,10 +56,17 @@ pub enum SnapshotError {
 
 /// The bytes of an image. Equal images make equal bytes.
 pub fn encode(image: &MetadataImage) -> Bytes {
-    let form = ImageV1::from(image);
+    if image.feature_level() < FeatureLevel::V2 {
+        wrap(V1, &ImageV1::from(image))
+    } else {
+        wrap(V2, &ImageV2::from(image))
+    }
+}
+
+fn wrap(version: u32, form: &impl Message) -> Bytes {
     let mut bytes = BytesMut::with_capacity(HEADER_BYTES + form.encoded_len());
     bytes.put_slice(&MAGIC);
-    bytes.put_u32_le(VERSION);
+    bytes.put_u32_le(version);
     bytes.put_u32_le(0);
     form.encode(&mut bytes).expect("a BytesMut grows");
     let crc = crc32fast::hash(&bytes[HEADER_BYTES..]);
@@ -73,17 +84,17 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
         return Err(SnapshotError::NoSnapshot);
     }
     let version = u32::from_le_bytes([v0, v1, v2, v3]);
-    if version != VERSION {
+    if version != V1 && version != V2 {
         return Err(SnapshotError::NewerVersion(version));
     }
     let (expected, found) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32fast::hash(fields));
     if expected != found {
         return Err(SnapshotError::Corrupt { expected, found });
     }
-    let form: ImageV1 = strict(fields).map_err(SnapshotError::Malformed)?;
-    let image = MetadataImage::try_from(form).map_err(|BadField(field)| {
-        SnapshotError::Malformed(format!("a {field} in it is invalid"))
-    })?;
+    let image = if version == V1 { form::<ImageV1>(fields) } else { form::<ImageV2>(fields) }?;
+    if (image.feature_level() >= FeatureLevel::V2) != (version == V2) {
+        return Err(SnapshotError::Malformed("its form is not that of its feature level".into()));
+    }
     if image.feature_level() > FeatureLevel::LATEST {
         return Err(SnapshotError::NewerFeatureLevel(image.feature_level()));
     }
@@ -91,6 +102,16 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
         None => Ok(image),
         Some(violation) => Err(SnapshotError::Malformed(violation)),
     }
+}
+
+fn form<T>(fields: &[u8]) -> Result<MetadataImage, SnapshotError>
+where
+    T: Message + Default,
+    MetadataImage: TryFrom<T, Error = BadField>,
+{
+    let form: T = strict(fields).map_err(SnapshotError::Malformed)?;
+    MetadataImage::try_from(form)
+        .map_err(|BadField(field)| SnapshotError::Malformed(format!("a {field} in it is invalid")))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
 /// Puts fields of our choice under a good header.
 fn sealed(fields: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::from(MAGIC);
-    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend(V1.to_le_bytes());
     bytes.extend(crc32fast::hash(fields).to_le_bytes());
     bytes.extend(fields);
     bytes
@@ -17,13 +17,18 @@ fn sealed(fields: &[u8]) -> Vec<u8> {
 #[test]
 fn newer_snapshots_are_refused() {
     let mut bytes = encode(&after(&[level_1()])).to_vec();
+    bytes[8] = 3;
+    assert_eq!(decode(&bytes), Err(SnapshotError::NewerVersion(3)));
     bytes[8] = 2;
-    assert_eq!(decode(&bytes), Err(SnapshotError::NewerVersion(2)));
+    assert!(
+        matches!(decode(&bytes), Err(SnapshotError::Malformed(_))),
+        "of level 1, yet in form 2"
+    );
 
     let mut image = after(&[level_1()]);
-    image.feature_level = FeatureLevel::new(2);
+    image.feature_level = FeatureLevel::new(3);
     let error = decode(&encode(&image)).unwrap_err();
-    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(2)));
+    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(3)));
 
     let mut fields = ImageV1::from(&after(&[level_1()])).encode_to_vec();
     fields.extend([0xf8, 0x01, 0x01]);

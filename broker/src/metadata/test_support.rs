@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use riverrun_proto::{
-    epoch::BrokerEpoch,
-    ids::{BrokerId, DirectoryId, IncarnationId, TopicId, TopicName},
+    epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch},
+    ids::{
+        BrokerId, DirectoryId, IncarnationId, PartitionIndex, TopicId, TopicName, TopicPartition,
+    },
 };
 
 use super::{
-    Applied, Command, Endpoint, FeatureLevel, FeatureRange, MetadataImage, TopicConfigs,
-    TopicVersion,
+    Applied, Command, Endpoint, FeatureLevel, FeatureRange, IsrChange, MetadataImage, Presence,
+    TopicConfigs, TopicVersion,
     command::{
-        AllocateProducerIds, AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic,
-        RegisterBroker, SetFeatureLevel,
+        AllocateProducerIds, AlterIsr, AlterTopicConfigs, CancelReassignment, Choice,
+        CreatePartitions, CreateTopic, DeleteTopic, ElectLeader, JoinBroker, Reassign,
+        RegisterBroker, SetFeatureLevel, SetPresence,
     },
 };
 
@@ -103,6 +106,62 @@ pub(crate) fn allocate(broker: u32, epoch: i64, count: u32) -> Command {
         broker_epoch: BrokerEpoch::new(epoch).unwrap(),
         count,
     })
+}
+
+/// The first partition of topic `n`.
+pub(crate) fn first_of(n: u8) -> TopicPartition {
+    TopicPartition::new(topic_id(n), PartitionIndex::new(0).unwrap())
+}
+
+pub(crate) fn level_2() -> Command {
+    let (expected, level) = (FeatureLevel::V1, FeatureLevel::V2);
+    Command::SetFeatureLevel(SetFeatureLevel { expected, level })
+}
+
+pub(crate) fn join(broker: u32, incarnation: u8, whole_since: Option<i64>) -> Command {
+    let whole_since = whole_since.map(|epoch| BrokerEpoch::new(epoch).unwrap());
+    Command::JoinBroker(JoinBroker { registration: registration(broker, incarnation), whole_since })
+}
+
+pub(crate) fn stand(broker: u32, epoch: i64, presence: Presence) -> Command {
+    let broker_epoch = BrokerEpoch::new(epoch).unwrap();
+    Command::SetPresence(SetPresence { broker: BrokerId(broker), broker_epoch, presence })
+}
+
+/// `leader`: broker and its epoch; `epochs`: leader epoch, partition epoch.
+pub(crate) fn alter_isr(
+    n: u8,
+    leader: (u32, i64),
+    epochs: (i32, i32),
+    isr: &[(u32, Option<i64>)],
+) -> Command {
+    let run = |epoch| BrokerEpoch::new(epoch).unwrap();
+    Command::AlterIsr(AlterIsr {
+        partition: first_of(n),
+        change: IsrChange {
+            leader: BrokerId(leader.0),
+            broker_epoch: run(leader.1),
+            leader_epoch: LeaderEpoch::new(epochs.0).unwrap(),
+            partition_epoch: PartitionEpoch::new(epochs.1).unwrap(),
+            isr: isr.iter().map(|(id, epoch)| (BrokerId(*id), epoch.map(run))).collect(),
+        },
+    })
+}
+
+pub(crate) fn elect(n: u8, expected: i32, choice: Choice) -> Command {
+    let expected = PartitionEpoch::new(expected).unwrap();
+    Command::ElectLeader(ElectLeader { partition: first_of(n), expected, choice })
+}
+
+pub(crate) fn reassign(n: u8, expected: i32, to: &[u32]) -> Command {
+    let expected = PartitionEpoch::new(expected).unwrap();
+    let to = to.iter().map(|id| BrokerId(*id)).collect();
+    Command::Reassign(Reassign { partition: first_of(n), expected, to })
+}
+
+pub(crate) fn cancel(n: u8, expected: i32) -> Command {
+    let expected = PartitionEpoch::new(expected).unwrap();
+    Command::CancelReassignment(CancelReassignment { partition: first_of(n), expected })
 }
 
 fn brokers(assignment: &[&[u32]]) -> Vec<Vec<BrokerId>> {

@@ -2,16 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use riverrun_proto::{
-    epoch::{LeaderEpoch, PartitionEpoch},
-    ids::{BrokerId, PartitionIndex, TopicId, TopicName},
-};
+use riverrun_proto::ids::{PartitionIndex, TopicId, TopicName};
 use rpds::VectorSync;
 
-/// Replicas of one partition. Nobody needs more, and it keeps the assignment of
-/// [`PARTITIONS_PER_TOPIC_MAX`](riverrun_proto::limits::PARTITIONS_PER_TOPIC_MAX) partitions in one
-/// record: 10 000 × 15 × 5 bytes (the longest broker id) < [`super::record::RECORD_BYTES_MAX`].
-pub const REPLICATION_FACTOR_MAX: usize = 15;
+use super::Partition;
 
 /// Bytes of keys and values of one topic's configuration: every key there is, several times over.
 pub const CONFIG_BYTES_MAX: usize = 32 * 1024;
@@ -118,67 +112,4 @@ fn index(i: usize) -> PartitionIndex {
         .ok()
         .and_then(PartitionIndex::new)
         .expect("apply and install bound partitions by PARTITIONS_PER_TOPIC_MAX")
-}
-
-/// A partition's registration: who has it, who leads it, who is in sync.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    /// Brokers that are to have a copy; the first is the preferred leader.
-    pub replicas: Vec<BrokerId>,
-    /// In-sync replicas: they have all that is committed.
-    pub isr: Vec<BrokerId>,
-    /// Eligible leader replicas (KIP-966): out of the ISR, yet known to have all that is committed.
-    pub elr: Vec<BrokerId>,
-    /// `None`: no replica may lead now.
-    pub leader: Option<BrokerId>,
-    /// See [`LeaderEpoch`].
-    pub leader_epoch: LeaderEpoch,
-    /// See [`PartitionEpoch`].
-    pub partition_epoch: PartitionEpoch,
-    /// `min.insync.replicas` as resolved when it was set; part of what the partition epoch
-    /// versions, so that leader and controller never judge an ISR by different minima.
-    pub min_isr: u32,
-}
-
-impl Partition {
-    /// A new partition: everybody assigned is in sync, for there is nothing to have; the first
-    /// leads.
-    pub(super) fn new(replicas: Vec<BrokerId>, min_isr: u32) -> Self {
-        Self {
-            isr: replicas.clone(),
-            elr: Vec::new(),
-            leader: replicas.first().copied(),
-            leader_epoch: LeaderEpoch::ZERO,
-            partition_epoch: PartitionEpoch::ZERO,
-            min_isr,
-            replicas,
-        }
-    }
-
-    /// The same leader (or lack of one) in a new leadership term.
-    pub(super) fn next_term(&self) -> Self {
-        Self {
-            leader_epoch: self.leader_epoch.next(),
-            partition_epoch: self.partition_epoch.next(),
-            ..self.clone()
-        }
-    }
-
-    /// With another `min.insync.replicas`. Raising it never adds to the ELR after the fact;
-    /// lowering it clears the ELR where the ISR now suffices (KIP-966).
-    pub(super) fn with_min_isr(&self, min_isr: u32) -> Self {
-        let enough = u32::try_from(self.isr.len()).is_ok_and(|isr| isr >= min_isr);
-        Self {
-            min_isr,
-            elr: if enough { Vec::new() } else { self.elr.clone() },
-            partition_epoch: self.partition_epoch.next(),
-            ..self.clone()
-        }
-    }
-
-    /// In-sync replicas without which nothing commits: `min.insync.replicas`, or all replicas where
-    /// there are fewer.
-    pub fn effective_min_isr(&self) -> usize {
-        (self.min_isr as usize).min(self.replicas.len())
-    }
 }

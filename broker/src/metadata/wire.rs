@@ -13,7 +13,7 @@ use riverrun_proto::{
 
 use super::{
     Broker, Command, Endpoint, FeatureLevel, FeatureRange, MetadataImage, MetadataOffset,
-    Partition, Topic, TopicVersion,
+    Partition, Presence, Topic, TopicVersion,
     command::{
         AllocateProducerIds, AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic,
         RegisterBroker, SetFeatureLevel,
@@ -24,7 +24,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BadField(pub(super) &'static str);
 
-type Parsed<T> = Result<T, BadField>;
+pub(super) type Parsed<T> = Result<T, BadField>;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct SetFeatureLevelV1 {
@@ -359,13 +359,7 @@ impl From<&MetadataImage> for ImageV1 {
             next_producer_id: image.next_producer_id,
             brokers: image.brokers().map(|broker| BrokerV1::from(&**broker)).collect(),
             topics: image.topics().map(|topic| TopicV1::from(&**topic)).collect(),
-            deleted: image
-                .deleted()
-                .map(|(offset, id)| DeletedV1 {
-                    topic: id.as_bytes().to_vec(),
-                    offset: offset.get(),
-                })
-                .collect(),
+            deleted: image.deleted().map(DeletedV1::from).collect(),
         }
     }
 }
@@ -387,9 +381,24 @@ impl TryFrom<ImageV1> for MetadataImage {
             image.put_topic(&Topic::try_from(topic)?.into());
         }
         for deleted in form.deleted {
-            image.remember_deleted(topic_id(&deleted.topic)?, offset(deleted.offset)?);
+            let (at, id) = deleted.try_into()?;
+            image.remember_deleted(id, at);
         }
         Ok(image)
+    }
+}
+
+impl From<(MetadataOffset, TopicId)> for DeletedV1 {
+    fn from((at, id): (MetadataOffset, TopicId)) -> Self {
+        Self { topic: id.as_bytes().to_vec(), offset: at.get() }
+    }
+}
+
+impl TryFrom<DeletedV1> for (MetadataOffset, TopicId) {
+    type Error = BadField;
+
+    fn try_from(form: DeletedV1) -> Parsed<Self> {
+        Ok((offset(form.offset)?, topic_id(&form.topic)?))
     }
 }
 
@@ -417,7 +426,8 @@ impl TryFrom<BrokerV1> for Broker {
         let epoch = broker_epoch(form.epoch)?;
         let RegisterBroker { broker: id, incarnation, directory, endpoints, rack, features } =
             form.registration.try_into()?;
-        Ok(Self { id, epoch, incarnation, directory, endpoints, rack, features })
+        let presence = Presence::Active;
+        Ok(Self { id, epoch, incarnation, directory, endpoints, rack, features, presence })
     }
 }
 
@@ -478,25 +488,28 @@ impl TryFrom<PartitionV1> for Partition {
             partition_epoch: PartitionEpoch::new(form.partition_epoch)
                 .ok_or(BadField("partition epoch"))?,
             min_isr: form.min_isr,
+            last_known_elr: Vec::new(),
+            reassignment: None,
+            unclean_epoch: None,
         })
     }
 }
 
 // === Fields ===
 
-fn topic_id(bytes: &[u8]) -> Parsed<TopicId> {
+pub(super) fn topic_id(bytes: &[u8]) -> Parsed<TopicId> {
     TopicId::from_bytes(bytes).map_err(|_| BadField("topic id"))
 }
 
-fn topic_name(name: &str) -> Parsed<TopicName> {
+pub(super) fn topic_name(name: &str) -> Parsed<TopicName> {
     TopicName::try_new(name).map_err(|_| BadField("topic name"))
 }
 
-fn offset(offset: u64) -> Parsed<MetadataOffset> {
+pub(super) fn offset(offset: u64) -> Parsed<MetadataOffset> {
     MetadataOffset::new(offset).ok_or(BadField("metadata offset"))
 }
 
-fn broker_epoch(epoch: i64) -> Parsed<BrokerEpoch> {
+pub(super) fn broker_epoch(epoch: i64) -> Parsed<BrokerEpoch> {
     BrokerEpoch::new(epoch).ok_or(BadField("broker epoch"))
 }
 
@@ -521,10 +534,10 @@ fn assignment(forms: Vec<ReplicasV1>) -> Vec<Vec<BrokerId>> {
     forms.into_iter().map(|form| broker_ids(form.brokers)).collect()
 }
 
-fn broker_ids_form(ids: &[BrokerId]) -> Vec<u32> {
+pub(super) fn broker_ids_form(ids: &[BrokerId]) -> Vec<u32> {
     ids.iter().map(|id| id.0).collect()
 }
 
-fn broker_ids(ids: Vec<u32>) -> Vec<BrokerId> {
+pub(super) fn broker_ids(ids: Vec<u32>) -> Vec<BrokerId> {
     ids.into_iter().map(BrokerId).collect()
 }

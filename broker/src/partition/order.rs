@@ -115,6 +115,9 @@ impl State {
             }));
         }
         settings.check(append, now)?;
+        if self.replica.holds_appends() {
+            return Ok(None);
+        }
         if partition.env.gate.is_closed() {
             return Err(ProduceError::StorageFull);
         }
@@ -136,7 +139,8 @@ impl State {
             Err(other) => return Err(ProduceError::Unstorable(other.to_string())),
         }
         let log_end = self.log.log_end_offset();
-        self.step(partition, Event::Appended { log_end }, effects);
+        let bytes = append.batch.bytes().len() as u64;
+        self.step(partition, Event::Appended { log_end, bytes }, effects);
         let last_offset = Offset::new(log_end.get() - 1).expect("a batch has a record");
         Ok(Some(Stored { base_offset, last_offset, log_append_time, duplicate: false }))
     }
@@ -276,7 +280,8 @@ impl State {
     /// Feeds the protocol and carries out what it says.
     pub(super) fn step(&mut self, partition: &Arc<Partition>, event: Event, effects: &mut Effects) {
         let mut actions = Vec::new();
-        self.replica.step(event, &mut actions);
+        let now = partition.env.clock.monotonic().since_start();
+        self.replica.step(now, event, &mut actions);
         for action in actions {
             match action {
                 Action::StartEpoch { epoch, start } => {
@@ -289,6 +294,7 @@ impl State {
                     effects.wake_readers = true;
                 }
                 Action::Resign { .. } => {
+                    self.log.forget_unwritten_epoch();
                     self.answer_waiters(self.not_leader(true), effects);
                     // Whoever reads here is told where to go.
                     effects.wake_readers = true;
@@ -311,6 +317,24 @@ impl State {
                         effects.answers.push((waiter.ticket, Ok(produced)));
                     }
                 }
+                // Appends look for themselves, and those parked are tried again by every tick.
+                Action::HoldAppends | Action::ResumeAppends => {}
+                // What goes to other replicas or to the controller, and what comes of it in the own
+                // log. As long as brokers know no peers there is nobody to carry it to, and no
+                // registration names anybody who could have asked.
+                Action::Append
+                | Action::Truncate { .. }
+                | Action::Restart { .. }
+                | Action::AdvanceLogStart(_)
+                | Action::Serve { .. }
+                | Action::Reply { .. }
+                | Action::EndSession { .. }
+                | Action::WakeSenders
+                | Action::ShareProgress
+                | Action::Subscribe(_)
+                | Action::Ack(_)
+                | Action::Unsubscribe(_)
+                | Action::ProposeIsr(_) => {}
             }
         }
         let leads = self.replica.leads().map_or(-1, LeaderEpoch::get);

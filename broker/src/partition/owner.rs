@@ -221,6 +221,7 @@ impl Partition {
             if state.is_sound() {
                 state.stalled = false;
                 state.log.tick(now);
+                state.step(self, Event::Tick, effects);
                 state.delete_next(effects);
                 state.drain_parked(self, now, effects);
             }

@@ -385,7 +385,8 @@ impl Registry {
             log.log_start_offset(),
             log.log_end_offset(),
             log.high_watermark(),
-        );
+        )
+        .with_epochs(log.leader_epochs().history().clone());
         let env = self.env.partition.clone();
         Ok((Partition::new(id, topic.name.clone(), env, settings, log, replica), report))
     }

@@ -4,15 +4,18 @@ use riverrun_proto::offset::Offset;
 
 /// The least position over the maximal ISR, if the rule allows the high watermark to move at all.
 ///
-/// `positions` has one entry per member, `None` for one not heard from in this leader epoch: its
-/// position is unknown, so nothing new can be called committed. `committed_isr` smaller than
-/// `min_isr` freezes the high watermark (KAFKA-15583): else the last replica standing would commit
-/// what no other has.
+/// * `positions` has one entry per member of the *maximal* ISR, `None` for one not heard from in this
+///   leader epoch: its position is unknown, so nothing new can be called committed.
+/// * `committed_isr` is the size of the ISR that the controller has confirmed. Smaller than `min_isr`
+///   freezes the high watermark (KAFKA-15583): else the last replica standing would commit what no
+///   other has. The maximal ISR must not be counted here: a member that has only been proposed may
+///   be refused, and then what was committed with it would be on fewer replicas than promised.
 pub fn candidate(
-    positions: impl ExactSizeIterator<Item = Option<Offset>>,
+    positions: impl IntoIterator<Item = Option<Offset>>,
+    committed_isr: usize,
     min_isr: usize,
 ) -> Option<Offset> {
-    if positions.len() < min_isr {
+    if committed_isr < min_isr {
         return None;
     }
     let mut least = None;
@@ -31,23 +34,25 @@ mod tests {
         Offset::new(offset)
     }
 
-    type Case = (Vec<Option<Offset>>, usize, Option<Offset>);
+    type Case = (Vec<Option<Offset>>, usize, usize, Option<Offset>);
 
     #[test]
     fn least_of_all_or_nothing() {
-        let cases: [Case; 6] = [
-            (vec![], 0, None),
-            (vec![at(7)], 1, at(7)),
-            (vec![at(7)], 2, None),
-            (vec![at(7), at(5)], 2, at(5)),
-            (vec![at(7), None], 1, None),
-            (vec![at(3), at(9), at(4)], 2, at(3)),
+        let cases: [Case; 8] = [
+            (vec![], 0, 0, None),
+            (vec![at(7)], 1, 1, at(7)),
+            (vec![at(7)], 1, 2, None),
+            (vec![at(7), at(5)], 2, 2, at(5)),
+            (vec![at(7), at(5)], 1, 1, at(5)),
+            (vec![at(7), at(5)], 1, 2, None),
+            (vec![at(7), None], 2, 1, None),
+            (vec![at(3), at(9), at(4)], 3, 2, at(3)),
         ];
-        for (positions, min_isr, expected) in cases {
+        for (positions, committed, min_isr, expected) in cases {
             assert_eq!(
-                candidate(positions.iter().copied(), min_isr),
+                candidate(positions.iter().copied(), committed, min_isr),
                 expected,
-                "{positions:?} {min_isr}"
+                "{positions:?} {committed} {min_isr}"
             );
         }
     }

@@ -1,16 +1,29 @@
 //! The replication protocol of one partition, as decisions only: event and state in, actions out.
 //!
 //! No I/O, no clock, no randomness, no lock, no task. The broker, the seeded simulator and the
-//! exhaustive model call this very code; whoever calls it feeds [`Event`]s in the order in which
-//! they happened to the partition and carries out the [`Action`]s in the order given.
+//! exhaustive search (`tests/proof`) call this very code; whoever calls it feeds [`Event`]s in the
+//! order in which they happened to the partition and carries out the [`Action`]s in the order given.
 //!
 //! ```text
-//!              Registered (leader = me)
-//!  Unassigned ───────────────────────────► Leader ──┐ Registered (newer leader epoch):
-//!      ▲                                    │   ▲   │ everything known of followers is void
-//!      └────────────────────────────────────┘   └───┘
-//!              Registered (leader = another)
+//!                       Registered (leader = me)
+//!        Idle ◄──────────────────────────────────────► Leader ──┐ Registered (newer leader epoch):
+//!          ▲                                           ▲    ▲   │ everything known of followers
+//!          │ Registered (leader = nobody)              │    └───┘ is void
+//!          ▼                                           │
+//!      Follower ◄──────────────────────────────────────┘
+//!      │      ▲ Registered (leader = another): subscribe, cut the log where the leader says
+//!      └──────┘
 //! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | [`high_watermark`] | what is committed |
+//! | `leader` | what followers say, and what the leader makes of it |
+//! | `isr` | who joins and who leaves the ISR |
+//! | `lag` | how far behind a follower is, in time and bytes |
+//! | `follower` | subscribing, truncating, appending |
+//! | [`frame`] | what replicas say to each other |
+//! | [`rules`] | how tests break a rule to see that it is missed |
 //!
 //! # What is committed
 //! The high watermark is the least position over the *maximal ISR* (the committed ISR and whatever
@@ -22,22 +35,40 @@
 //! moment. The two differ only after `durability` was raised: readers keep what they have seen,
 //! retries wait for the disk.
 //!
-//! # As far as one broker goes
-//! The rules here are those of a partition whose ISR is the leader alone. A member of the ISR that
-//! this leader has not heard from holds the high watermark where it is: with more replicas the rules
-//! stay safe, and become live when followers' acknowledgements are events too.
+//! # Time
+//! `now` is the time since any fixed point, by a clock that only moves forward and goes on while the
+//! machine sleeps. Safety never rests on it: whom the clocks call slow is out of the ISR only once
+//! the controller has agreed, and until then counts.
 
 pub mod action;
 pub mod event;
+mod follower;
+pub mod frame;
 pub mod high_watermark;
+mod isr;
+mod lag;
+mod leader;
+mod own_log;
+pub mod rules;
 
-use riverrun_proto::{epoch::LeaderEpoch, ids::BrokerId, offset::Offset};
+use std::time::Duration;
 
-pub use action::Action;
-pub use event::{Event, Registration};
+use riverrun_proto::{
+    epoch::{BrokerEpoch, LeaderEpoch},
+    epoch_history::EpochHistory,
+    ids::BrokerId,
+    offset::Offset,
+};
+
+pub use action::{Action, IsrProposal};
+pub use event::{BrokerStanding, Event, Limits, Registration};
+use follower::Following;
+use leader::Leadership;
+use own_log::OwnLog;
+pub use rules::{Mutation, Rules, Sound};
 
 /// What an acknowledgement survives: which end of a replica's log counts as its position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Durability {
     /// In the memory of the replicas: the log end.
     Memory,
@@ -46,28 +77,36 @@ pub enum Durability {
 }
 
 /// One partition's copy on this broker, as the protocol sees it.
-#[derive(Debug, Clone)]
-pub struct Replica {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Replica<R: Rules = Sound> {
+    rules: R,
     me: BrokerId,
+    /// This run of the broker.
+    broker_epoch: BrokerEpoch,
     durability: Durability,
+    limits: Limits,
     /// Written by [`Event::Registered`] only; its partition epoch never goes back.
     registration: Option<Registration>,
+    /// Of the brokers that were ever told of, at most one each, the newest.
+    standings: Vec<BrokerStanding>,
     role: Role,
-    /// Own log, as last reported by the events; `flushed_end ≤ log_end`.
-    log_end: Offset,
-    flushed_end: Offset,
-    /// Never goes back while this process lives.
+    /// Subscriptions of this run so far.
+    sessions: u64,
+    /// Own log, as last reported by the events.
+    log: OwnLog,
+    /// Never goes back while this process lives, but for a truncation below it, which takes an
+    /// unclean election.
     high_watermark: Offset,
     /// Told last ([`Action::Acknowledge`]). Goes back where durability is raised.
     acknowledged: Offset,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Role {
-    /// Not led by this broker.
-    Unassigned,
-    /// Leads in the registration's leader epoch, whose first own record lies at `epoch_start`.
-    Leader { epoch_start: Offset },
+    /// Neither: no leader, or no copy to be had here.
+    Idle,
+    Leader(Leadership),
+    Follower(Following),
 }
 
 /// Whether a write with `acks=all` may be appended now, and if not, why.
@@ -97,41 +136,96 @@ impl Replica {
         log_end: Offset,
         remembered_high_watermark: Offset,
     ) -> Self {
+        let ends = (log_start, log_end, remembered_high_watermark);
+        Self::with_rules(Sound, me, durability, ends)
+    }
+}
+
+impl<R: Rules> Replica<R> {
+    /// As [`Replica::new`], by other rules: for tests. `ends`: log start, log end, high watermark.
+    pub fn with_rules(
+        rules: R,
+        me: BrokerId,
+        durability: Durability,
+        (log_start, log_end, remembered_high_watermark): (Offset, Offset, Offset),
+    ) -> Self {
         Self {
+            rules,
             me,
+            broker_epoch: BrokerEpoch::ZERO,
             durability,
+            limits: Limits::default(),
             registration: None,
-            role: Role::Unassigned,
-            log_end,
-            flushed_end: log_end,
+            standings: Vec::new(),
+            role: Role::Idle,
+            sessions: 0,
+            log: OwnLog {
+                start: log_start,
+                end: log_end,
+                flushed_end: log_end,
+                epochs: EpochHistory::default(),
+            },
             high_watermark: remembered_high_watermark.clamp(log_start, log_end),
             acknowledged: Offset::ZERO,
         }
     }
 
+    /// The run of the broker that this replica belongs to. Before the first event.
+    #[must_use]
+    pub fn running_as(self, broker_epoch: BrokerEpoch) -> Self {
+        Self { broker_epoch, ..self }
+    }
+
+    /// Who wrote what of the recovered log. Before the first event.
+    #[must_use]
+    pub fn with_epochs(mut self, epochs: EpochHistory) -> Self {
+        self.log.epochs = epochs;
+        self.log.forget_unwritten_epochs();
+        self
+    }
+
+    /// The bounds to keep. Before the first event.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// Takes one event; appends what has to be done to `actions`, in order.
-    pub fn step(&mut self, event: Event, actions: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
+        let before = (self.high_watermark, self.log.start);
         match event {
-            Event::Registered(registration) => self.registered(registration, actions),
-            Event::Appended { log_end } => {
-                debug_assert!(log_end >= self.log_end, "an append moves the log end forward");
-                self.log_end = log_end;
+            Event::Registered(registration) => self.registered(now, registration, actions),
+            Event::Broker(standing) => self.note_standing(standing),
+            Event::Appended { log_end, bytes } => self.appended(now, log_end, bytes, actions),
+            Event::Replicated(head) => self.replicated(&head, actions),
+            Event::Flushed { flushed_end } => self.flushed(flushed_end, actions),
+            Event::LogStartAdvanced { log_start } => self.advance_log_start(log_start),
+            Event::DurabilityChanged(durability) => self.change_durability(durability),
+            Event::LimitsChanged(limits) => self.limits = limits,
+            Event::Subscribe(subscribe) => self.subscribed(now, subscribe.0, actions),
+            Event::Ack(ack) => self.acked(now, ack.0, actions),
+            Event::FollowerLost { follower, session } => self.follower_lost(follower, session),
+            Event::IsrRefused { leader_epoch, partition_epoch } => {
+                self.isr_refused(leader_epoch, partition_epoch, actions);
             }
-            Event::Flushed { flushed_end } => {
-                debug_assert!(flushed_end <= self.log_end, "only what was written is flushed");
-                self.flushed_end = self.flushed_end.max(flushed_end.min(self.log_end));
-            }
-            Event::DurabilityChanged(durability) => self.durability = durability,
+            Event::Leader(frame) => self.leader_says(frame, actions),
+            Event::LeaderLost { session } => self.leader_lost(session),
+            Event::Tick => self.tick(now, actions),
         }
         self.advance_high_watermark(actions);
         self.acknowledge(actions);
+        self.hold_or_resume(actions);
+        self.change_isr(now, actions);
+        if before != (self.high_watermark, self.log.start) && self.serves_any() {
+            actions.push(Action::ShareProgress);
+        }
         self.check_invariants();
     }
 
     /// Adopts a registration unless it is not newer than the one in force. Any newer partition epoch
     /// replaces ISR and `min.insync.replicas`; a newer leader epoch also starts a new term, even for
     /// the same leader (KAFKA-10527: an epoch is never led twice).
-    fn registered(&mut self, new: Registration, actions: &mut Vec<Action>) {
+    fn registered(&mut self, now: Duration, new: Registration, actions: &mut Vec<Action>) {
         if let Some(old) = &self.registration {
             if new.partition_epoch <= old.partition_epoch {
                 return;
@@ -142,56 +236,92 @@ impl Replica {
                 "leader epoch went back: {old:?}, {new:?}"
             );
         }
-        let led = self.leads();
+        let old = self.registration.replace(new.clone());
+        let led = match self.role {
+            Role::Leader(_) => old.as_ref().map(|old| old.leader_epoch),
+            _ => None,
+        };
         if new.leader == Some(self.me) {
-            if led != Some(new.leader_epoch) {
-                self.role = Role::Leader { epoch_start: self.log_end };
-                actions.push(Action::StartEpoch { epoch: new.leader_epoch, start: self.log_end });
+            self.unsubscribe(actions);
+            if led == Some(new.leader_epoch) {
+                self.keep_leading(now, old.as_ref(), &new, actions);
+            } else {
+                self.start_leading(now, &new, actions);
             }
             let (isr, min_isr) = (new.isr.len(), new.effective_min_isr());
             if isr < min_isr {
                 actions.push(Action::RefuseWaiting { isr, min_isr });
             }
-        } else if led.is_some() {
-            self.role = Role::Unassigned;
-            actions.push(Action::Resign { epoch: new.leader_epoch, leader: new.leader });
-        }
-        self.registration = Some(new);
-    }
-
-    fn advance_high_watermark(&mut self, actions: &mut Vec<Action>) {
-        let (Role::Leader { .. }, Some(registration)) = (self.role, &self.registration) else {
             return;
-        };
-        let own = self.position();
-        let me = self.me;
-        let positions = registration.isr.iter().map(|member| (*member == me).then_some(own));
-        if let Some(committed) =
-            high_watermark::candidate(positions, registration.effective_min_isr())
-            && committed > self.high_watermark
+        }
+        if led.is_some() {
+            self.stop_leading(&new, actions);
+        }
+        match new.leader {
+            Some(leader) if new.replicas.contains(&self.me) => {
+                let follows = matches!(self.role, Role::Follower(_));
+                if !follows || old.is_none_or(|old| old.leader_epoch != new.leader_epoch) {
+                    self.start_following(leader, actions);
+                }
+            }
+            _ => {
+                self.unsubscribe(actions);
+                self.role = Role::Idle;
+            }
+        }
+    }
+
+    fn note_standing(&mut self, new: BrokerStanding) {
+        match self.standings.iter_mut().find(|standing| standing.broker == new.broker) {
+            Some(standing) if standing.epoch <= new.epoch => *standing = new,
+            Some(_) => {}
+            None => self.standings.push(new),
+        }
+    }
+
+    fn standing(&self, broker: BrokerId) -> Option<&BrokerStanding> {
+        self.standings.iter().find(|standing| standing.broker == broker)
+    }
+
+    fn flushed(&mut self, flushed_end: Offset, actions: &mut Vec<Action>) {
+        debug_assert!(flushed_end <= self.log.end, "only what was written is flushed");
+        let flushed_end = flushed_end.min(self.log.end);
+        if flushed_end > self.log.flushed_end {
+            self.log.flushed_end = flushed_end;
+            if self.durability == Durability::Disk {
+                self.ack(actions);
+            }
+        }
+    }
+
+    fn advance_log_start(&mut self, log_start: Offset) {
+        debug_assert!(log_start <= self.high_watermark, "only what is committed is deleted");
+        if log_start > self.log.start {
+            self.log.advance_start(log_start);
+        }
+    }
+
+    fn change_durability(&mut self, durability: Durability) {
+        let before = std::mem::replace(&mut self.durability, durability);
+        if let Role::Leader(leadership) = &mut self.role
+            && before != durability
         {
-            self.high_watermark = committed;
-            actions.push(Action::AdvanceHighWatermark(committed));
+            let raised = durability == Durability::Disk;
+            leadership.weakly_committed = raised.then_some(self.high_watermark);
         }
     }
 
-    fn acknowledge(&mut self, actions: &mut Vec<Action>) {
-        let Role::Leader { .. } = self.role else { return };
-        let end = self.acknowledged_end();
-        if end > self.acknowledged {
-            actions.push(Action::Acknowledge(end));
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        match &self.role {
+            Role::Leader(_) => self.judge_members(now, actions),
+            Role::Follower(_) => self.resubscribe(actions),
+            Role::Idle => {}
         }
-        self.acknowledged = end;
-    }
-
-    /// What lies below is committed and as durable as the topic asks for now.
-    pub fn acknowledged_end(&self) -> Offset {
-        self.high_watermark.min(self.position())
     }
 
     /// Whether a write that waits for all in-sync replicas may be appended.
     pub fn admits_acks_all(&self) -> Admission {
-        let (Role::Leader { .. }, Some(registration)) = (self.role, &self.registration) else {
+        let (Role::Leader(_), Some(registration)) = (&self.role, &self.registration) else {
             return Admission::NotLeader;
         };
         let (isr, min_isr) = (registration.isr.len(), registration.effective_min_isr());
@@ -200,8 +330,8 @@ impl Replica {
 
     /// Whether this broker leads, and in which epoch.
     pub fn leads(&self) -> Option<LeaderEpoch> {
-        match (self.role, &self.registration) {
-            (Role::Leader { .. }, Some(registration)) => Some(registration.leader_epoch),
+        match (&self.role, &self.registration) {
+            (Role::Leader(_), Some(registration)) => Some(registration.leader_epoch),
             _ => None,
         }
     }
@@ -219,9 +349,9 @@ impl Replica {
     /// Whether the high watermark is at least what an earlier leader may have shown to readers.
     /// Until then it must not be told to anyone who asks for the latest offset (KIP-207).
     pub fn high_watermark_is_current(&self) -> bool {
-        match self.role {
-            Role::Leader { epoch_start } => self.high_watermark >= epoch_start,
-            Role::Unassigned => false,
+        match &self.role {
+            Role::Leader(leadership) => self.high_watermark >= leadership.epoch_start,
+            _ => false,
         }
     }
 
@@ -230,17 +360,34 @@ impl Replica {
         self.durability
     }
 
+    /// Where the own log begins and ends, and what of it is on disk.
+    pub fn log_ends(&self) -> (Offset, Offset, Offset) {
+        (self.log.start, self.log.end, self.log.flushed_end)
+    }
+
+    /// Who wrote what of the own log.
+    pub fn epochs(&self) -> &EpochHistory {
+        &self.log.epochs
+    }
+
     fn position(&self) -> Offset {
+        self.position_of(self.log.end, self.log.flushed_end)
+    }
+
+    fn position_of(&self, log_end: Offset, flushed_end: Offset) -> Offset {
         match self.durability {
-            Durability::Memory => self.log_end,
-            Durability::Disk => self.flushed_end,
+            Durability::Memory => log_end,
+            Durability::Disk if self.rules.breaks(Mutation::CommitUnflushed) => log_end,
+            Durability::Disk => flushed_end,
         }
     }
 
     /// The order law of offsets (S6). Cheap, so it stays on in release builds.
     fn check_invariants(&self) {
-        assert!(self.flushed_end <= self.log_end, "flushed end past log end: {self:?}");
-        assert!(self.high_watermark <= self.log_end, "high watermark past log end: {self:?}");
+        let OwnLog { start, end, flushed_end, .. } = self.log;
+        assert!(flushed_end <= end, "flushed end past log end: {self:?}");
+        assert!(self.high_watermark <= end, "high watermark past log end: {self:?}");
+        assert!(start <= self.high_watermark, "log start past high watermark: {self:?}");
         assert!(self.acknowledged <= self.high_watermark, "acknowledged, not committed: {self:?}");
     }
 }

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use riverrun_proto::epoch::PartitionEpoch;
 
-use super::*;
+use super::{
+    frame::{Position, Session, Subscribe},
+    *,
+};
 
 const ME: BrokerId = BrokerId(1);
 const OTHER: BrokerId = BrokerId(2);
@@ -27,9 +30,25 @@ fn registered(leader: Option<BrokerId>, le: i32, pe: i32, isr: &[BrokerId], min:
     })
 }
 
+fn appended(log_end: Offset) -> Event {
+    Event::Appended { log_end, bytes: 100 }
+}
+
+fn asks(le: i32, number: u64, end: i64) -> Action {
+    Action::Subscribe(Subscribe(Position {
+        follower: ME,
+        leader_epoch: epoch(le),
+        session: Session { broker_epoch: BrokerEpoch::ZERO, number },
+        log_end: at(end),
+        last_epoch: None,
+        flushed_end: at(end),
+        log_start: at(0),
+    }))
+}
+
 fn step(replica: &mut Replica, event: Event) -> Vec<Action> {
     let mut actions = Vec::new();
-    replica.step(event, &mut actions);
+    replica.step(Duration::ZERO, event, &mut actions);
     actions
 }
 
@@ -51,7 +70,7 @@ fn memory_commits_at_the_append_and_disk_at_the_flush() {
             "what was recovered was flushed and is committed by an ISR of one"
         );
         assert_eq!(replica.leads(), Some(epoch(3)));
-        assert_eq!(step(&mut replica, Event::Appended { log_end: at(15) }), after_append);
+        assert_eq!(step(&mut replica, appended(at(15))), after_append);
         assert_eq!(step(&mut replica, Event::Flushed { flushed_end: at(15) }), after_flush);
     }
 }
@@ -64,7 +83,7 @@ fn a_member_not_heard_from_holds_the_high_watermark() {
         [Action::StartEpoch { epoch: epoch(1), start: at(10) }, Action::Acknowledge(at(4))]
     );
     assert!(!replica.high_watermark_is_current());
-    assert_eq!(step(&mut replica, Event::Appended { log_end: at(12) }), []);
+    assert_eq!(step(&mut replica, appended(at(12))), []);
     assert_eq!(
         step(&mut replica, registered(Some(ME), 1, 2, &[ME], 1)),
         [Action::AdvanceHighWatermark(at(12)), Action::Acknowledge(at(12))],
@@ -83,7 +102,7 @@ fn below_min_isr_nothing_commits_and_nothing_that_waits_is_admitted() {
         "what waits is told at once, it may commit later"
     );
     assert_eq!(replica.admits_acks_all(), Admission::NotEnoughReplicas { isr: 1, min_isr: 2 });
-    assert_eq!(step(&mut replica, Event::Appended { log_end: at(11) }), []);
+    assert_eq!(step(&mut replica, appended(at(11))), []);
     assert_eq!(replica.high_watermark(), at(4));
 }
 
@@ -109,17 +128,17 @@ fn registrations_apply_in_order_of_partition_epoch_only() {
     assert_eq!(replica.leads(), Some(epoch(5)));
     assert_eq!(
         step(&mut replica, registered(Some(OTHER), 6, 6, &[OTHER], 1)),
-        [Action::Resign { epoch: epoch(6), leader: Some(OTHER) }]
+        [Action::Resign { epoch: epoch(6), leader: Some(OTHER) }, asks(6, 1, 0)]
     );
     assert_eq!(replica.admits_acks_all(), Admission::NotLeader);
-    assert_eq!(step(&mut replica, Event::Appended { log_end: at(3) }), []);
+    assert_eq!(step(&mut replica, appended(at(3))), []);
 }
 
 #[test]
 fn the_same_leader_in_a_newer_epoch_starts_a_new_term() {
     let mut replica = Replica::new(ME, Durability::Memory, at(0), at(0), at(0));
     step(&mut replica, registered(Some(ME), 1, 1, &[ME], 1));
-    step(&mut replica, Event::Appended { log_end: at(8) });
+    step(&mut replica, appended(at(8)));
     assert_eq!(
         step(&mut replica, registered(Some(ME), 2, 2, &[ME], 1)),
         [Action::StartEpoch { epoch: epoch(2), start: at(8) }]
@@ -138,11 +157,11 @@ fn the_remembered_high_watermark_is_clamped_to_the_log() {
 fn raising_durability_moves_no_high_watermark_back_and_acknowledges_nothing_before_its_flush() {
     let mut replica = Replica::new(ME, Durability::Memory, at(0), at(0), at(0));
     step(&mut replica, registered(Some(ME), 1, 1, &[ME], 1));
-    step(&mut replica, Event::Appended { log_end: at(8) });
+    step(&mut replica, appended(at(8)));
     assert_eq!(step(&mut replica, Event::DurabilityChanged(Durability::Disk)), []);
     assert_eq!(replica.high_watermark(), at(8), "readers have seen it");
     assert_eq!(replica.acknowledged_end(), at(0), "a retry waits for the disk");
-    assert_eq!(step(&mut replica, Event::Appended { log_end: at(9) }), []);
+    assert_eq!(step(&mut replica, appended(at(9))), []);
     assert_eq!(
         step(&mut replica, Event::Flushed { flushed_end: at(8) }),
         [Action::Acknowledge(at(8))],
@@ -158,8 +177,11 @@ fn raising_durability_moves_no_high_watermark_back_and_acknowledges_nothing_befo
 #[test]
 fn what_this_broker_does_not_lead_it_neither_commits_nor_acknowledges() {
     let mut replica = Replica::new(ME, Durability::Memory, at(0), at(10), at(4));
-    assert_eq!(step(&mut replica, registered(Some(OTHER), 1, 1, &[OTHER, ME], 1)), []);
-    assert_eq!(step(&mut replica, Event::Appended { log_end: at(12) }), []);
+    assert_eq!(
+        step(&mut replica, registered(Some(OTHER), 1, 1, &[OTHER, ME], 1)),
+        [asks(1, 1, 10)]
+    );
+    assert_eq!(step(&mut replica, appended(at(12))), []);
     assert_eq!(step(&mut replica, Event::Flushed { flushed_end: at(12) }), []);
     assert_eq!(replica.high_watermark(), at(4));
 }
@@ -215,7 +237,7 @@ impl Watcher {
                 if self.replica.admits_acks_all() == Admission::Open {
                     self.waiting.push(self.ends.0);
                 }
-                Event::Appended { log_end: at(self.ends.0) }
+                appended(at(self.ends.0))
             }
             Happens::Flush(behind) => {
                 let end = (self.ends.0 - behind).max(self.ends.1);
@@ -271,10 +293,13 @@ impl Watcher {
                     assert_eq!(registration.isr, [ME], "nobody else was heard from");
                     assert!(registration.isr.len() >= registration.effective_min_isr());
                 }
+                Action::Subscribe(_) => assert_eq!(self.replica.leads(), None),
+                Action::Unsubscribe(_) => assert_eq!(led, None),
                 Action::Acknowledge(end) => {
                     assert!(end <= self.replica.high_watermark() && end.get() <= position);
                     self.waiting.retain(|required| *required > end.get());
                 }
+                ref other => panic!("nobody else is there: {other:?}"),
             }
         }
         assert!(self.replica.high_watermark() >= before);

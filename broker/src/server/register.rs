@@ -15,7 +15,7 @@ use crate::{
 
 /// Registers a new incarnation: every partition that this broker leads gets a new leader epoch, so
 /// that nothing an earlier process sent can be taken for this one's. A log that has no feature level
-/// yet is given the latest first.
+/// yet is given its first one.
 pub(super) async fn register(
     quorum: &dyn MetaQuorum,
     config: &Config,
@@ -23,7 +23,7 @@ pub(super) async fn register(
     grpc: SocketAddr,
 ) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
-        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
+        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
         quorum.propose(Command::SetFeatureLevel(level)).await?;
     }
     let broker = RegisterBroker {

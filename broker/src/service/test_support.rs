@@ -241,7 +241,7 @@ async fn register(
     port: u16,
 ) -> riverrun_proto::epoch::BrokerEpoch {
     if quorum.image().feature_level() == FeatureLevel::NONE {
-        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::LATEST };
+        let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
         quorum.propose(Command::SetFeatureLevel(level)).await.unwrap();
     }
     let register = Command::RegisterBroker(RegisterBroker {

@@ -1,0 +1,152 @@
+//! What the replicas of a partition say to each other.
+//!
+//! ```text
+//!   follower                                  leader
+//!      │  Subscribe (what I have)                │   checked like a fetch
+//!      │ ───────────────────────────────────────►│
+//!      │            Progress │ Diverging │ Refused   granted, or cut your log, or not like this
+//!      │ ◄───────────────────────────────────────│
+//!      │            Data, Data, …                │   pushed, as far as credit goes
+//!      │ ◄───────────────────────────────────────│
+//!      │  Ack (what I have now)                  │   checked like a fetch, again
+//!      │ ───────────────────────────────────────►│
+//!      │            Progress (high watermark)    │   at once
+//!      │ ◄───────────────────────────────────────│
+//! ```
+//!
+//! Only what a follower says it has ([`Position`]) moves the leader's view of it, never what was sent
+//! to it. So frames may be lost, late, doubled or out of order: replication.md 1.13 has the argument,
+//! and the search in `tests/proof` tries it.
+
+use riverrun_proto::{
+    epoch::{BrokerEpoch, LeaderEpoch},
+    epoch_history::EpochStart,
+    ids::BrokerId,
+    offset::Offset,
+};
+
+/// One subscription: of one run of one follower, to the leader of one epoch, with no truncation in
+/// between. Frames of any other are not for us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session {
+    /// The follower's run.
+    pub broker_epoch: BrokerEpoch,
+    /// Counted by the follower.
+    pub number: u64,
+}
+
+/// What a follower has: the body of a [`Subscribe`] and of an [`Ack`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Who.
+    pub follower: BrokerId,
+    /// The leader epoch it follows in.
+    pub leader_epoch: LeaderEpoch,
+    /// Its subscription.
+    pub session: Session,
+    /// Its log end.
+    pub log_end: Offset,
+    /// The epoch of the batch that ends there; `None`: its log is empty.
+    pub last_epoch: Option<LeaderEpoch>,
+    /// What of it is on its disk.
+    pub flushed_end: Offset,
+    /// Where its log begins.
+    pub log_start: Offset,
+}
+
+/// Asks for what comes after `log_end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subscribe(pub Position);
+
+/// Says how far the follower is. Only the latest of a session matters: one that waits to be sent may
+/// be replaced by the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ack(pub Position);
+
+/// From the leader to a follower.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeaderFrame {
+    /// Batches.
+    Data(DataHead),
+    /// How far the log is committed; the first one grants the subscription.
+    Progress(Progress),
+    /// The logs part before the follower's end.
+    Diverging(Diverging),
+    /// Not like this.
+    Refused(Refused),
+}
+
+/// What of a push the protocol looks at; the batches themselves are the log's business.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DataHead {
+    /// To which subscription, in which epoch, and how far the log is committed.
+    pub progress: Progress,
+    /// Offset of the first record.
+    pub base: Offset,
+    /// Epoch of the batch before it; `None`: there is none.
+    pub previous_epoch: Option<LeaderEpoch>,
+    /// The end of the last batch.
+    pub end: Offset,
+    /// The epochs of the batches, as runs: the first begins at `base`, epochs and starts grow.
+    pub epochs: Vec<EpochStart>,
+}
+
+/// How far the leader's log is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Progress {
+    /// To which subscription.
+    pub session: Session,
+    /// The leader's epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// First offset not committed.
+    pub high_watermark: Offset,
+    /// Where the leader's log begins.
+    pub log_start: Offset,
+}
+
+/// The follower's log is not a prefix of the leader's. Names what it answers, because an answer that
+/// comes late must not cut another log than the one it was given for (KAFKA-18991). Neither high
+/// watermark nor log start: they mean nothing to a log that has yet to be cut (KAFKA-14704).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Diverging {
+    /// What the follower had said.
+    pub asked: Position,
+    /// The newest epoch not newer than the follower's last that the leader's log has, …
+    pub epoch: LeaderEpoch,
+    /// … and where that ends in the leader's log.
+    pub end: Offset,
+}
+
+/// A subscription or acknowledgement was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Refused {
+    /// Of which subscription.
+    pub session: Session,
+    /// The epoch it named.
+    pub leader_epoch: LeaderEpoch,
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// Why a leader does not accept what a follower says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Refusal {
+    /// An older epoch than this broker's: the follower's metadata is behind.
+    FencedEpoch,
+    /// A newer one, or not led here: this broker's metadata is behind.
+    UnknownEpoch,
+    /// The follower is not among the replicas, as far as this broker knows.
+    NotReplica,
+    /// Of an earlier run of the follower (KIP-903).
+    StaleBrokerEpoch,
+    /// An acknowledgement to a session that is none (any more).
+    UnknownSession,
+    /// What the follower asks for is not in the leader's log: it was deleted, or the follower's log
+    /// is empty and begins past the leader's end.
+    OutOfRange {
+        /// Where the leader's log begins.
+        log_start: Offset,
+    },
+    /// The follower's last epoch is newer than any the leader knows: a broken log on either side.
+    Inconsistent,
+}

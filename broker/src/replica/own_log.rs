@@ -1,0 +1,87 @@
+//! The own log, as far as the protocol looks at it: where it begins and ends, and who wrote what.
+
+use riverrun_proto::{
+    epoch::LeaderEpoch,
+    epoch_history::{EpochHistory, EpochStart},
+    offset::Offset,
+};
+
+/// `start ≤ flushed_end ≤ end`, but for a start that has just moved past what was flushed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct OwnLog {
+    pub(super) start: Offset,
+    pub(super) end: Offset,
+    pub(super) flushed_end: Offset,
+    pub(super) epochs: EpochHistory,
+}
+
+/// Where another log goes its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// It is a prefix of this one.
+    Prefix,
+    /// It is not: the newest epoch here that is not newer than its last one, and where that ends.
+    Diverging { epoch: LeaderEpoch, end: Offset },
+    /// It is empty and begins outside this one, or ends before this one begins.
+    OutOfRange,
+    /// Its last epoch is newer than any here.
+    Inconsistent,
+}
+
+impl OwnLog {
+    /// The epoch of the batch that ends at the log's end.
+    pub(super) fn last_epoch(&self) -> Option<LeaderEpoch> {
+        self.epoch_before(self.end)
+    }
+
+    /// The epoch of the batch that ends at `end`, an offset between start and end.
+    pub(super) fn epoch_before(&self, end: Offset) -> Option<LeaderEpoch> {
+        let last = (end > self.start).then(|| Offset::new(end.get() - 1)).flatten()?;
+        self.epochs.epoch_of(last)
+    }
+
+    /// Compares with a log that ends at `end` with a batch of `last_epoch` (KIP-279). A log that
+    /// lies below this one's start is out of range before it is anything else (KAFKA-12996).
+    pub(super) fn compare(&self, end: Offset, last_epoch: Option<LeaderEpoch>) -> Comparison {
+        if end < self.start {
+            return Comparison::OutOfRange;
+        }
+        let Some(last) = last_epoch else {
+            return if end > self.end { Comparison::OutOfRange } else { Comparison::Prefix };
+        };
+        match self.epochs.end_offset_for(last, self.end) {
+            None => Comparison::Inconsistent,
+            Some((epoch, own_end)) if epoch < last || own_end < end => {
+                Comparison::Diverging { epoch, end: own_end }
+            }
+            Some(_) => Comparison::Prefix,
+        }
+    }
+
+    pub(super) fn append(&mut self, epochs: &[EpochStart], end: Offset) {
+        for run in epochs {
+            self.epochs.note(run.epoch, run.start);
+        }
+        self.end = end;
+    }
+
+    pub(super) fn truncate(&mut self, to: Offset) {
+        self.end = to;
+        self.flushed_end = self.flushed_end.min(to);
+        self.epochs.truncate(to);
+    }
+
+    /// An epoch in which nothing was written never was.
+    pub(super) fn forget_unwritten_epochs(&mut self) {
+        self.epochs.truncate(self.end);
+    }
+
+    pub(super) fn restart(&mut self, at: Offset) {
+        *self = Self { start: at, end: at, flushed_end: at, epochs: EpochHistory::default() };
+    }
+
+    pub(super) fn advance_start(&mut self, to: Offset) {
+        self.start = to;
+        self.epochs.advance_start(to);
+    }
+}
