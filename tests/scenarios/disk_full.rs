@@ -95,7 +95,8 @@ async fn restart_keeps(
     topic: &v1::Topic,
     expected: &[String],
 ) {
-    assert!(broker.stop().0.success());
+    let (status, logged) = broker.stop();
+    assert!(status.success(), "{status:?}: {logged:#?}");
     let broker = options.start();
     let read = broker.raw().await.read_out(topic, 0).await.texts();
     assert_eq!(read, expected);
