@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fmt, io,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
@@ -75,6 +75,8 @@ struct Failed {
     why: String,
     /// Trying again may help.
     may_pass: bool,
+    /// It was to be made and there was no room: it has no log that a start would have to look at.
+    is_unmade: bool,
 }
 
 #[derive(Debug)]
@@ -297,8 +299,7 @@ impl Registry {
         for partition in &all {
             partition.close();
         }
-        // One that was to be made and has nothing yet needs no recovery.
-        let unopened = self.failed.read().keys().filter(|id| self.has_files(**id)).count();
+        let unopened = self.failed.read().values().filter(|failed| !failed.is_unmade).count();
         let failures = AtomicUsize::new(unopened);
         in_parallel(&all, |partition| {
             let closed = catch_unwind(AssertUnwindSafe(|| partition.finish()))
@@ -398,7 +399,7 @@ impl Registry {
         config: log::LogConfig,
         exists: Option<bool>,
         clean: bool,
-    ) -> Result<(Log, RecoveryReport), LogError> {
+    ) -> Result<(Log, RecoveryReport), Failed> {
         let env = &self.env.log;
         let dir = self.env.dir.join(id.to_string());
         if exists.unwrap_or_else(|| env.disk.list(&dir).is_ok()) {
@@ -406,19 +407,17 @@ impl Registry {
             match Log::open(env.clone(), dir.clone(), config.clone(), clean, now) {
                 // A crash came between the directory and its first file: nothing was in it ever.
                 Err(LogError::NoMeta { has_segments: false, .. }) => {}
-                opened => return opened,
+                opened => return Ok(opened?),
             }
         }
         let meta = PartitionMeta { partition: id, topic_name: topic.name.clone() };
-        let log = Log::create(env.clone(), dir, &meta, config)?;
-        Ok((log, RecoveryReport::default()))
-    }
-
-    /// Whether anything lies in a partition's directory, as far as can be known.
-    fn has_files(&self, id: TopicPartition) -> bool {
-        match self.env.log.disk.list(&self.env.dir.join(id.to_string())) {
-            Ok(entries) => !entries.is_empty(),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        match Log::create(env.clone(), dir, &meta, config) {
+            Ok(log) => Ok((log, RecoveryReport::default())),
+            Err(error) => {
+                // It makes sure that there is nothing before it needs room.
+                let is_unmade = error.is_storage_full();
+                Err(Failed { is_unmade, ..Failed::from(error) })
+            }
         }
     }
 
@@ -456,7 +455,7 @@ impl Registry {
 impl Failed {
     fn panicked(what: &str) -> Self {
         let why = format!("internal error: {what}; restart the broker and please report this");
-        Self { why, may_pass: false }
+        Self { why, may_pass: false, is_unmade: false }
     }
 }
 
@@ -467,7 +466,7 @@ impl From<LogError> for Failed {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        Self { why, may_pass }
+        Self { why, may_pass, is_unmade: false }
     }
 }
 

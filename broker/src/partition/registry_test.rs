@@ -305,6 +305,32 @@ fn a_partition_that_met_a_full_disk_is_made_once_there_is_room() {
 }
 
 #[test]
+fn a_partition_that_there_was_no_room_for_keeps_no_stop_from_being_clean() {
+    for at in 1..6 {
+        let mut world = World::new(12);
+        let node = world.start();
+        world.create(Some(&node), 1, "orders", 1);
+        node.write(&node.partition(1, 0), batch(1, 10));
+        world.disk.fail_after(at, Fault::NoSpace);
+        world.create(Some(&node), 2, "more", 1);
+        if node.failure.is_failed() {
+            // The fault hit a sync, which is no full disk but a failure.
+            continue;
+        }
+        let failed = node.registry.failure_of(id(2, 0)).is_some();
+        world.stop(node);
+        assert!(world.clean, "operation {at}, failed: {failed}");
+        let node = world.start();
+        assert_eq!(node.report.failed, [], "operation {at}");
+        assert_eq!(node.report.scanned_bytes, 0);
+        for n in [1, 2] {
+            node.write(&node.partition(n, 0), batch(1, 10));
+        }
+        assert_eq!(node.partition(1, 0).offsets().log_end.get(), 2);
+    }
+}
+
+#[test]
 fn a_change_after_the_close_makes_nothing() {
     let mut world = World::new(13);
     let node = world.start();

@@ -213,6 +213,7 @@ impl Server {
         ));
         let space =
             SpaceGuard::new(Arc::clone(directory), env.partition.gate.clone(), registry.counters());
+        let full = space.full();
         let keeper = Keeper {
             registry: Arc::clone(&registry),
             space,
@@ -220,8 +221,14 @@ impl Server {
             clock: clock.clone(),
         };
         parts.keeper = Some(keeper.start(&config, &shutdown)?);
-        let watched =
-            Watched { directory, disk: &disk, quorum: &quorum, registry: &registry, env: &env };
+        let watched = Watched {
+            directory,
+            disk: &disk,
+            full,
+            quorum: &quorum,
+            registry: &registry,
+            env: &env,
+        };
         observe::watch(&watched, &metrics, &bounds, &config, &clock);
 
         let quorum: Arc<dyn MetaQuorum> = quorum;

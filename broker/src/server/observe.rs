@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::DataDirectory;
+use super::{DataDirectory, space::Full};
 use crate::{
     clock::Clock,
     config::Config,
@@ -19,6 +19,7 @@ use crate::{
 pub(super) struct Watched<'a> {
     pub(super) directory: &'a Arc<DataDirectory>,
     pub(super) disk: &'a RealDisk,
+    pub(super) full: Arc<Full>,
     pub(super) quorum: &'a Arc<LocalQuorum>,
     pub(super) registry: &'a Arc<Registry>,
     pub(super) env: &'a RegistryEnv,
@@ -58,13 +59,13 @@ pub(super) fn watch(
     });
 
     let directory = Arc::clone(watched.directory);
-    let gate = watched.env.partition.gate.clone();
+    let full = Arc::clone(&watched.full);
     StorageMetrics::watch_disk(metrics, move || {
         let space = directory.disk().space(directory.root()).ok();
         DiskSample {
             total: space.map_or(0, |space| space.total),
             free: space.map_or(0, |space| space.free),
-            full: gate.is_closed(),
+            full: full.now(),
             failed: directory.failure().is_failed(),
         }
     });
@@ -115,7 +116,7 @@ fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {
         Usage { used: maps.live as u64, limit: maps.limit as u64 }
     });
     let disk = watched.disk.clone();
-    bounds.watch_pool("read_buffers", move || {
+    bounds.watch("read.buffers.bytes", move || {
         let (used, limit) = disk.buffer_bytes();
         Usage { used: used as u64, limit: limit as u64 }
     });
@@ -124,14 +125,13 @@ fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {
         Usage { used: open.unwrap_or(0), limit: limit.unwrap_or(0) }
     });
     let (log, limit) = (watched.env.log.clone(), config.log.window_budget_bytes.get());
-    // Page cache, so no part of the memory budget.
     bounds
         .watch("log.window.budget.bytes", move || Usage { used: log.window_bytes_taken(), limit });
     let (log, limit) = (watched.env.log.clone(), u64::from(config.log.open_segments_max));
     bounds
         .watch("log.open.segments.max", move || Usage { used: log.open_segments() as u64, limit });
     let (quorum, limit) = (Arc::downgrade(watched.quorum), LocalOptions::default().inbox_bytes);
-    bounds.watch("metadata.inbox.bytes", move || Usage {
+    bounds.watch("metadata.proposals.bytes", move || Usage {
         used: quorum.upgrade().map_or(0, |quorum| quorum.stats().inbox_bytes as u64),
         limit: limit as u64,
     });

@@ -11,7 +11,10 @@
 //! Without a reserve (`log.reserve.bytes = 0`, or no room for it at the start) each log deals with
 //! a full disk by itself: it refuses what it has no room for and tries again.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::data_directory::DataDirectory;
 use crate::{log::LogCounters, partition::WriteGate};
@@ -21,10 +24,24 @@ use crate::{log::LogCounters, partition::WriteGate};
 #[derive(Debug)]
 pub(super) struct SpaceGuard {
     directory: Arc<DataDirectory>,
+    full: Arc<Full>,
+}
+
+/// Whether appends are refused for want of room, by the gate or, until the guard looks, by a log.
+#[derive(Debug)]
+pub(super) struct Full {
     gate: WriteGate,
     counters: Arc<LogCounters>,
-    /// Of the counter, when last looked at.
-    full_seen: u64,
+    /// Of the counter, when the guard looked last.
+    seen: AtomicU64,
+}
+
+impl Full {
+    /// Whether they are now.
+    pub(super) fn now(&self) -> bool {
+        let was_met = self.counters.storage_full.get() != self.seen.load(Ordering::Acquire);
+        was_met || self.gate.is_closed()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,15 +59,26 @@ impl SpaceGuard {
         gate: WriteGate,
         counters: Arc<LogCounters>,
     ) -> Self {
-        let full_seen = counters.storage_full.get();
-        Self { directory, gate, counters, full_seen }
+        let seen = AtomicU64::new(counters.storage_full.get());
+        Self { directory, full: Arc::new(Full { gate, counters, seen }) }
+    }
+
+    /// What it finds, for metrics.
+    pub(super) fn full(&self) -> Arc<Full> {
+        Arc::clone(&self.full)
     }
 
     /// Does what is due now. Blocks shortly.
     pub(super) fn tick(&mut self) {
+        let met = self.full.counters.storage_full.get();
+        let was_met = met != self.full.seen.load(Ordering::Relaxed);
+        self.look(was_met);
+        // Only now: in between, whoever asks finds one or the other.
+        self.full.seen.store(met, Ordering::Release);
+    }
+
+    fn look(&self, was_met: bool) {
         let reserve = self.directory.reserve_bytes();
-        let met = self.counters.storage_full.get();
-        let was_met = std::mem::replace(&mut self.full_seen, met) != met;
         if reserve == 0 {
             return;
         }
@@ -58,7 +86,7 @@ impl SpaceGuard {
         match step(self.directory.has_reserve(), space.free, was_met, reserve) {
             Step::Stay => {}
             Step::Close => {
-                self.gate.set_closed(true);
+                self.full.gate.set_closed(true);
                 self.directory.release_reserve();
                 tracing::warn!(
                     free = space.free,
@@ -67,13 +95,13 @@ impl SpaceGuard {
             }
             Step::Open => match self.directory.reserve() {
                 Ok(()) => {
-                    if self.gate.is_closed() {
+                    if self.full.gate.is_closed() {
                         tracing::info!(
                             free = space.free,
                             "there is room on the disk again: appends are taken"
                         );
                     }
-                    self.gate.set_closed(false);
+                    self.full.gate.set_closed(false);
                 }
                 Err(error) => tracing::warn!(%error, "no room for the reserve file yet"),
             },
@@ -141,11 +169,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut guard = guard(dir.path(), 4096);
         guard.tick();
-        assert!(guard.directory.has_reserve() && !guard.gate.is_closed());
+        assert!(guard.directory.has_reserve() && !guard.full.gate.is_closed());
         guard.directory.release_reserve();
-        guard.gate.set_closed(true);
+        guard.full.gate.set_closed(true);
+        assert!(guard.full().now());
         guard.tick();
-        assert!(guard.directory.has_reserve() && !guard.gate.is_closed());
+        assert!(!guard.full().now());
+        assert!(guard.directory.has_reserve() && !guard.full.gate.is_closed());
     }
 
     #[test]
@@ -155,6 +185,6 @@ mod tests {
         let mut guard = guard(dir.path(), u64::MAX / 2);
         assert!(!guard.directory.has_reserve(), "no room for it keeps nobody from serving");
         guard.tick();
-        assert!(!guard.gate.is_closed(), "without a reserve every log looks after itself");
+        assert!(!guard.full.gate.is_closed(), "without a reserve every log looks after itself");
     }
 }
