@@ -223,7 +223,8 @@ pub fn refuse_bad_yardsticks(document: &Document) -> Result<()> {
     Err(BenchError::Yardstick(refused.join("\n")))
 }
 
-fn document(broker: &BrokerArgs) -> Result<Document> {
+/// A document of what will be measured now and here.
+pub(crate) fn document(broker: &BrokerArgs) -> Result<Document> {
     let dir = broker.make_dir()?;
     Ok(Document {
         schema: SCHEMA,
