@@ -87,7 +87,8 @@ impl Process {
         drop(first_lines(stdout));
         let deadline = Moment::now().plus(START_MAX);
         loop {
-            let ended = process.child.try_wait().map_err(BenchError::io("waiting for a process"))?;
+            let ended =
+                process.child.try_wait().map_err(BenchError::io("waiting for a process"))?;
             if ended.is_none() && is_ready() {
                 return Ok(process);
             }
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(rest, "a=1 b=2");
         let error = process.stop().unwrap_err().to_string();
         assert!(error.contains("signal: 15"), "sleep does not handle it: {error}");
-        let (process, _) = Process::start("a test", shell("echo ready .")).unwrap();
+        let (process, _) = Process::start("a test", shell("trap '' TERM; echo ready .")).unwrap();
         process.stop().unwrap();
     }
 
@@ -260,8 +261,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ready");
         let script = format!("echo $$ > {}; exec sleep 600", file.display());
-        let process =
-            Process::start_and_ask("a test", shell(&script), || file.exists()).unwrap();
+        let process = Process::start_and_ask("a test", shell(&script), || file.exists()).unwrap();
         assert!(std::path::Path::new("/proc").join(process.id().to_string()).exists());
         let error = Process::start_and_ask("a test", shell("echo no heap >&2; exit 1"), || false);
         assert!(error.unwrap_err().to_string().contains("no heap"));

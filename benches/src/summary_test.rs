@@ -13,8 +13,7 @@ use crate::{
 /// consuming.
 pub(crate) fn sample() -> Document {
     let produce = Workload { name: "produce".into(), ..Workload::default() };
-    let consume =
-        Workload { name: "consume".into(), kind: Kind::Consume, ..Workload::default() };
+    let consume = Workload { name: "consume".into(), kind: Kind::Consume, ..Workload::default() };
     let mut runs = Vec::new();
     for (round, mb) in [(1, 900), (2, 1000), (3, 1250)] {
         let mut ours = run(Subject::RIVERRUN, round, &produce);

@@ -64,8 +64,7 @@ pub(super) fn run(args: CompareArgs) -> Result<()> {
         version: peer_version.clone(),
         nats: nats::Sources { server: nats_server, cli: nats_cli, version: peer_version },
     };
-    let document =
-        block_on(alternation::compare(peer, workloads, &origin, broker, session))?;
+    let document = block_on(alternation::compare(peer, workloads, &origin, broker, session))?;
     tell(&document, session)?;
     let settings = summary::settings(&document);
     io::stdout().write_all(settings.as_bytes()).map_err(BenchError::stdout)

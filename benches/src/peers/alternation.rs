@@ -48,7 +48,7 @@ pub async fn compare(
         return Err(BenchError::Usage(
             "ceilings are measured by the commands of the product alone: leave --against-ceiling \
              out"
-                .into(),
+            .into(),
         ));
     }
     let workloads =
@@ -237,9 +237,8 @@ mod tests {
 
     #[test]
     fn ratios_are_of_what_both_sides_tell() {
-        let of = |workload: &Workload, runs: &[Run]| {
-            figures(workload, runs, "fake").collect::<Vec<_>>()
-        };
+        let of =
+            |workload: &Workload, runs: &[Run]| figures(workload, runs, "fake").collect::<Vec<_>>();
         let saturating = Workload::default();
         let mut runs = vec![run(&saturating, Throughput::new(1, 1, 1.0))];
         assert_eq!(of(&saturating, &runs), [Figure::ProducedBytes]);

@@ -24,9 +24,9 @@ impl Cache {
         let users = || var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")));
         let dir = match dir {
             Some(dir) => dir.to_owned(),
-            None => users().map(|dir| dir.join("riverrun-bench")).ok_or_else(|| {
-                BenchError::Usage("HOME is not set: say --cache DIR".to_owned())
-            })?,
+            None => users()
+                .map(|dir| dir.join("riverrun-bench"))
+                .ok_or_else(|| BenchError::Usage("HOME is not set: say --cache DIR".to_owned()))?,
         };
         fs::create_dir_all(&dir).map_err(BenchError::io(format!("making {}", dir.display())))?;
         // Programs are started from other directories.
@@ -47,7 +47,8 @@ impl Cache {
             return Ok(entry);
         }
         let failed = || BenchError::io(format!("making {}", entry.display()));
-        let begun = tempfile::Builder::new().prefix("begun-").tempdir_in(&self.0).map_err(failed())?;
+        let begun =
+            tempfile::Builder::new().prefix("begun-").tempdir_in(&self.0).map_err(failed())?;
         fill(begun.path()).await?;
         match fs::rename(begun.path(), &entry) {
             Ok(()) => {}

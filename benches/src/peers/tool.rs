@@ -83,8 +83,8 @@ impl Tool {
         };
         drop(running);
         for reader in readers {
-            // What it left running may hold the pipe: then the lines so far have to do.
-            if ended.is_some_and(|status| status.success()) {
+            // What a killed one left running may hold the pipe: then the lines so far have to do.
+            if ended.is_some() {
                 let _ = reader.join();
             }
         }
@@ -127,8 +127,7 @@ pub fn become_peer(arguments: &[std::ffi::OsString]) -> Result<()> {
     let [program, arguments @ ..] = arguments else {
         return Err(BenchError::Usage(format!("{AS_PEER} needs a program")));
     };
-    process::end_with_parent()
-        .map_err(BenchError::io("tying the process to its parent"))?;
+    process::end_with_parent().map_err(BenchError::io("tying the process to its parent"))?;
     let failed = Command::new(program).args(arguments).exec();
     Err(BenchError::io(format!("starting {}", program.display()))(failed))
 }
@@ -147,7 +146,8 @@ pub fn find(program: &str, install: &str) -> Result<PathBuf> {
 /// The first executable file of that name in the directories of `path`.
 pub fn find_in(path: &OsStr, program: &str) -> Option<PathBuf> {
     let is_program = |file: &PathBuf| {
-        fs::metadata(file).is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
+        fs::metadata(file)
+            .is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
     };
     env::split_paths(path).map(|dir| dir.join(program)).find(is_program)
 }

@@ -160,8 +160,7 @@ impl DrawingBackend for &mut Canvas {
 
 /// Letters for a size of text, and how wide they are.
 fn letters_of(size: f64) -> (RasterHeight, i32) {
-    let letters =
-        if size >= LARGE_FROM { RasterHeight::Size20 } else { RasterHeight::Size16 };
+    let letters = if size >= LARGE_FROM { RasterHeight::Size20 } else { RasterHeight::Size16 };
     (letters, get_raster_width(FontWeight::Regular, letters) as i32)
 }
 
@@ -190,8 +189,10 @@ mod tests {
             area.present().unwrap();
         }
         assert!(ink(&canvas) > 20);
-        let left: usize = (0..40).map(|y| canvas.pixels[y * 300..y * 300 + 150].to_vec())
-            .flat_map(|row| row.into_iter().filter(|byte| *byte != 255)).count();
+        let left: usize = (0..40)
+            .map(|y| canvas.pixels[y * 300..y * 300 + 150].to_vec())
+            .flat_map(|row| row.into_iter().filter(|byte| *byte != 255))
+            .count();
         assert_eq!(left, 0, "nothing is left of where it begins");
     }
 

@@ -209,10 +209,8 @@ where
             .draw()?;
         chart.draw_series(bars.iter().enumerate().map(|(i, bar)| {
             let i = i as i32;
-            let corners = [
-                (SegmentValue::Exact(i), 0.0),
-                (SegmentValue::Exact(i + 1), bar.spread.median),
-            ];
+            let corners =
+                [(SegmentValue::Exact(i), 0.0), (SegmentValue::Exact(i + 1), bar.spread.median)];
             let mut rectangle = Rectangle::new(corners, bar.color.filled());
             rectangle.set_margin(0, 0, 26, 26);
             rectangle
@@ -224,7 +222,7 @@ where
             let above = text(16).pos(Pos::new(HPos::Center, VPos::Bottom));
             chart.draw_series([PathElement::new(range, BLACK.stroke_width(2))])?;
             chart.draw_series([
-                EmptyElement::at((x, spread.max)) + Text::new(value, (0, -5), above),
+                EmptyElement::at((x, spread.max)) + Text::new(value, (0, -5), above)
             ])?;
         }
         area.present()
@@ -354,7 +352,8 @@ mod tests {
         let document = sample();
         let groups = Group::all(&document);
         let files = write(&groups[0], dir.path(), "a").unwrap();
-        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
         let expected = ["a-throughput.svg", "a-throughput.png", "a-latency.svg", "a-latency.png"];
         assert_eq!(names, expected);
         let text = std::fs::read_to_string(&files[0]).unwrap();

@@ -72,7 +72,8 @@ impl Artifacts {
 async fn fetch(dir: &Path, version: &str) -> Result<()> {
     let maven = find("mvn", INSTALL_MAVEN)?;
     let project = dir.join("pom.xml");
-    fs::write(&project, project_file(version)).map_err(BenchError::io("writing a Maven project"))?;
+    fs::write(&project, project_file(version))
+        .map_err(BenchError::io("writing a Maven project"))?;
     eprintln!("fetching Kafka {version} with Maven");
     let mut command = Command::new(maven);
     command.args(["-B", "-q", "-f"]).arg(&project).arg("dependency:copy-dependencies");

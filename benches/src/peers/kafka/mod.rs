@@ -14,11 +14,11 @@ pub mod settings;
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
-pub use self::{artifacts::VERSION, settings::IN_FLIGHT_MAX};
 use self::{
     artifacts::Artifacts,
     settings::{Settings, Tuning},
 };
+pub use self::{artifacts::VERSION, settings::IN_FLIGHT_MAX};
 use super::{
     Peer, Task,
     cache::Cache,
@@ -88,7 +88,8 @@ impl Kafka {
     }
 
     fn tool(&self, jvm: &[&str], class: &str) -> Result<Command> {
-        let mut command = self.artifacts.program(jvm, &format!("org.apache.kafka.tools.{class}"))?;
+        let mut command =
+            self.artifacts.program(jvm, &format!("org.apache.kafka.tools.{class}"))?;
         command.args(["--bootstrap-server", &self.address]);
         Ok(command)
     }

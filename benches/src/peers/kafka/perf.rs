@@ -5,10 +5,10 @@ use crate::{
     outcome::{Latency, Throughput},
 };
 
-/// Of the line that begins with it, when a part of the records was warm-up.
+/// Of the total without the warm-up, if there was one.
 const STEADY: &str = "steady state records sent";
 
-/// The last line of all records.
+/// Of all lines that count records; totals have percentiles besides.
 const SENT: &str = "records sent";
 
 /// What a producer measured.
@@ -27,15 +27,14 @@ pub struct Produced {
 /// # Errors
 /// The lines are not there, or not as they are known here.
 pub fn produced(lines: &[String], payload_bytes: usize) -> Result<Produced> {
-    let last = |what: &str| {
-        let summary = |line: &&String| line.contains(what) && line.contains("99.9th");
-        lines.iter().rev().find(summary).ok_or_else(|| unknown("ProducerPerformance", lines))
-    };
-    let counts = |line: &str| summary(line).ok_or_else(|| unknown("ProducerPerformance", lines));
-    let all = counts(last(SENT).or_else(|_| last(STEADY))?)?;
-    let counted = match last(STEADY) {
-        Ok(line) => counts(line)?,
-        Err(_) => all.clone(),
+    let unknown = || unknown("ProducerPerformance", lines);
+    let totals = || lines.iter().filter(|line| line.contains(SENT) && line.contains("99.9th"));
+    let steady = totals().find(|line| line.contains(STEADY));
+    let all = totals().find(|line| !line.contains(STEADY)).ok_or_else(unknown)?;
+    let all = summary(all).ok_or_else(unknown)?;
+    let counted = match steady {
+        Some(line) => summary(line).ok_or_else(unknown)?,
+        None => all.clone(),
     };
     let seconds = counted.records as f64 / counted.per_s;
     let bytes = counted.records * payload_bytes as u64;

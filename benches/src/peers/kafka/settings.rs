@@ -130,7 +130,9 @@ pub fn broker_place(broker_port: u16, controller_port: u16, data: &Path) -> Sett
         ("node.id", "1"),
         (
             "listeners",
-            &format!("PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}"),
+            &format!(
+                "PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}"
+            ),
         ),
         ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"),
         ("inter.broker.listener.name", "PLAINTEXT"),

@@ -109,7 +109,10 @@ async fn build(cache: &Cache, module: &str, program: &str, version: &str) -> Res
         eprintln!("building {program} {version} with Go");
         let mut command = Command::new(go);
         command.env("GOBIN", dir).args(["install", &format!("{module}@{version}")]);
-        Tool::new("go install", command, BUILD_MAX).run().await.map_err(|e| not_built(program, &e))?;
+        Tool::new("go install", command, BUILD_MAX)
+            .run()
+            .await
+            .map_err(|e| not_built(program, &e))?;
         Ok(())
     };
     let dir = cache.entry(&format!("{program}-{version}"), fill).await?;
@@ -128,7 +131,8 @@ fn not_built(program: &str, error: &BenchError) -> BenchError {
 async fn version_of(program: &Path) -> Result<String> {
     let mut command = of_peer(program)?;
     command.arg("--version");
-    let said = Tool::new("asking a program of NATS for its version", command, TELL_MAX).run().await?;
+    let said =
+        Tool::new("asking a program of NATS for its version", command, TELL_MAX).run().await?;
     Ok(said.lines.join(" ").trim().to_owned())
 }
 
@@ -148,8 +152,11 @@ mod tests {
 
     #[test]
     fn the_users_configuration_is_not_read() {
-        let artifacts =
-            Artifacts { server: "/b/nats-server".into(), cli: "/b/nats".into(), version: "1".into() };
+        let artifacts = Artifacts {
+            server: "/b/nats-server".into(),
+            cli: "/b/nats".into(),
+            version: "1".into(),
+        };
         let command = artifacts.cli(Path::new("/h"), "127.0.0.1:1").unwrap();
         let environment: Vec<_> = command.get_envs().collect();
         assert_eq!(environment, [("HOME".as_ref(), Some("/h".as_ref()))]);
