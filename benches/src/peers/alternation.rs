@@ -130,14 +130,14 @@ async fn warm_up<P: Peer>(row: &mut P, workload: &Workload) -> Result<f64> {
     let trial = trial_records(workload);
     let first = Task { workload, round: 0, records: trial, warm_up: 0 };
     let rate = rate_of(&row.run(&first).await?).unwrap_or(trial as f64);
-    let records = match workload.kind {
-        Kind::Consume => backlog_records(workload),
+    let (records, warm_up) = match workload.kind {
+        Kind::Consume => (backlog_records(workload), 0),
         _ => {
             let warm = Workload { duration_ms: WARM_UP, records: None, ..workload.clone() };
-            records_and_warm_up(&warm, rate).0
+            records_and_warm_up(&warm, rate)
         }
     };
-    let second = row.run(&Task { records, ..first }).await?;
+    let second = row.run(&Task { records, warm_up, ..first }).await?;
     Ok(rate_of(&second).unwrap_or(rate))
 }
 
@@ -227,9 +227,9 @@ mod tests {
         assert!((rate - 500.0).abs() < 1e-6);
         assert_eq!(row.tasks.len(), 2);
         assert!(row.tasks.iter().all(|(round, ..)| *round == 0));
-        assert_eq!(row.tasks[1].1, 2500, "five seconds of it");
+        assert_eq!(row.tasks[1], (0, 2500, 2500), "five seconds of it, and as many before");
         let task = task(&workload, 1, rate);
-        assert_eq!((task.records, task.warm_up), (5000, 1000));
+        assert_eq!((task.records, task.warm_up), (5000, 2500));
         let consume = Workload { kind: Kind::Consume, ..Workload::default() };
         let task = super::task(&consume, 1, rate);
         assert_eq!((task.records, task.warm_up), (1 << 20, 0));

@@ -18,8 +18,9 @@ const TRIAL_BYTES_DISK: u64 = 2 << 20;
 /// The second load, for its code to be compiled; it tells the rate.
 pub const WARM_UP: Duration = Duration::from_secs(5);
 
-/// Records of a peer's tool that do not count take at least so long: it has just started.
-const TOOL_WARM_UP_MIN: Duration = Duration::from_secs(2);
+/// Records of a peer's tool that do not count take at least so long: it has just started, and what
+/// it is made of may still be compiled.
+const TOOL_WARM_UP_MIN: Duration = Duration::from_secs(5);
 
 /// Share of a burst that is used: batches are larger than payloads, and rates vary.
 const BURST_SHARE: f64 = 0.75;
@@ -178,16 +179,16 @@ mod tests {
     fn a_peer_is_loaded_as_long_as_the_product() {
         let workload = Workload {
             duration_ms: Duration::from_secs(10),
-            warm_up_ms: Duration::from_secs(4),
+            warm_up_ms: Duration::from_secs(7),
             ..Workload::default()
         };
-        assert_eq!(records_and_warm_up(&workload, 1000.0), (10_000, 4_000));
+        assert_eq!(records_and_warm_up(&workload, 1000.0), (10_000, 7_000));
         let short = Workload { warm_up_ms: Duration::ZERO, ..workload.clone() };
-        assert_eq!(records_and_warm_up(&short, 1000.0), (10_000, 2_000));
+        assert_eq!(records_and_warm_up(&short, 1000.0), (10_000, 5_000));
         let counted = Workload { records: Some(77), ..workload.clone() };
         assert_eq!(records_and_warm_up(&counted, 1000.0).0, 77);
         let paced = Workload { rate: Some(50.0), ..workload };
-        assert_eq!(records_and_warm_up(&paced, 1000.0), (500, 200));
+        assert_eq!(records_and_warm_up(&paced, 1000.0), (500, 350));
     }
 
     #[test]

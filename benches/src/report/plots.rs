@@ -56,6 +56,9 @@ struct Bar {
     color: RGBColor,
 }
 
+/// A percentile as a tool tells it.
+type Told = fn(&Latency) -> Option<u64>;
+
 /// A curve: nines and milliseconds.
 struct Curve {
     subject: String,
@@ -147,13 +150,13 @@ fn curves(group: &Group<'_>) -> Result<(&'static str, Vec<Curve>)> {
 fn points(row: &Row<'_>, name: &str) -> Result<Vec<(f64, f64)>> {
     let told: Vec<&Latency> = row.runs.iter().filter_map(|run| run.latencies.get(name)).collect();
     if told.iter().any(|latency| latency.histogram.is_empty()) {
-        let percentiles: [(f64, fn(&Latency) -> Option<u64>); 4] = [
+        let percentiles: [(f64, Told); 4] = [
             (0.5, |l| Some(l.p50_ns)),
             (0.9, |l| l.p90_ns),
             (0.99, |l| Some(l.p99_ns)),
             (0.999, |l| Some(l.p999_ns)),
         ];
-        let point = |(quantile, pick): &(f64, fn(&Latency) -> Option<u64>)| {
+        let point = |(quantile, pick): &(f64, Told)| {
             let values: Vec<f64> = told.iter().filter_map(|l| Some(pick(l)? as f64)).collect();
             Some((nines(*quantile), Spread::of(&values)?.median / 1e6))
         };
