@@ -22,6 +22,12 @@ use crate::{
 /// Said with every run of a comparison.
 const BESIDE: &str = "all servers of a comparison are up all the time, those not measured idle";
 
+/// Loads before the first that counts, after the very first.
+const WARM_UPS_MAX: usize = 4;
+
+/// A load that is faster than the one before by this is followed by another one.
+const STILL_FASTER: f64 = 1.1;
+
 /// Where a peer comes from.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
@@ -125,20 +131,25 @@ async fn rounds<P: Peer>(
     Ok((runs, comparisons))
 }
 
-/// Loads a peer twice without counting; the records per second of the second time.
+/// Loads a peer without counting until it gets no faster; its records per second then. One load of
+/// a length that suits a cold virtual machine would be too short for a warm one.
 async fn warm_up<P: Peer>(row: &mut P, workload: &Workload) -> Result<f64> {
+    let warm = Workload { duration_ms: WARM_UP, records: None, ..workload.clone() };
     let trial = trial_records(workload);
-    let first = Task { workload, round: 0, records: trial, warm_up: 0 };
-    let rate = rate_of(&row.run(&first).await?).unwrap_or(trial as f64);
-    let (records, warm_up) = match workload.kind {
-        Kind::Consume => (backlog_records(workload), 0),
-        _ => {
-            let warm = Workload { duration_ms: WARM_UP, records: None, ..workload.clone() };
-            records_and_warm_up(&warm, rate)
+    let mut next = Task { workload, round: 0, records: trial, warm_up: 0 };
+    let mut rate = rate_of(&row.run(&next).await?).unwrap_or(trial as f64);
+    for _ in 0..WARM_UPS_MAX {
+        (next.records, next.warm_up) = match workload.kind {
+            Kind::Consume => (backlog_records(workload), 0),
+            _ => records_and_warm_up(&warm, rate),
+        };
+        let before = rate;
+        rate = rate_of(&row.run(&next).await?).unwrap_or(rate);
+        if rate < before * STILL_FASTER {
+            break;
         }
-    };
-    let second = row.run(&Task { records, warm_up, ..first }).await?;
-    Ok(rate_of(&second).unwrap_or(rate))
+    }
+    Ok(rate)
 }
 
 fn task(workload: &Workload, round: u32, rate: f64) -> Task<'_> {
@@ -184,7 +195,8 @@ mod tests {
 
     /// Does a fixed number of records per second.
     struct Fake {
-        per_s: f64,
+        /// One per run; the last goes on.
+        per_s: Vec<f64>,
         tasks: Vec<(u32, u64, u64)>,
     }
 
@@ -194,8 +206,9 @@ mod tests {
         }
 
         async fn run(&mut self, task: &Task<'_>) -> Result<Run> {
+            let per_s = self.per_s[self.tasks.len().min(self.per_s.len() - 1)];
             self.tasks.push((task.round, task.records, task.warm_up));
-            let seconds = task.records as f64 / self.per_s;
+            let seconds = task.records as f64 / per_s;
             Ok(run(task.workload, Throughput::new(task.records, task.records, seconds)))
         }
 
@@ -222,12 +235,16 @@ mod tests {
     #[tokio::test]
     async fn a_peer_is_warm_and_its_rate_known_before_it_counts() {
         let workload = Workload::default();
-        let mut row = Fake { per_s: 500.0, tasks: vec![] };
+        let mut row = Fake { per_s: vec![100.0, 400.0, 500.0], tasks: vec![] };
         let rate = warm_up(&mut row, &workload).await.unwrap();
         assert!((rate - 500.0).abs() < 1e-6);
-        assert_eq!(row.tasks.len(), 2);
+        assert_eq!(row.tasks.len(), 4, "until it gets no faster");
         assert!(row.tasks.iter().all(|(round, ..)| *round == 0));
-        assert_eq!(row.tasks[1], (0, 2500, 2500), "five seconds of it, and as many before");
+        assert_eq!(row.tasks[1], (0, 500, 500), "five seconds of it, and as many before");
+        assert_eq!(row.tasks[3], (0, 2500, 2500));
+        let mut endless = Fake { per_s: (0..9).map(|i| 10f64.powi(i)).collect(), tasks: vec![] };
+        warm_up(&mut endless, &workload).await.unwrap();
+        assert_eq!(endless.tasks.len(), 1 + WARM_UPS_MAX);
         let task = task(&workload, 1, rate);
         assert_eq!((task.records, task.warm_up), (5000, 2500));
         let consume = Workload { kind: Kind::Consume, ..Workload::default() };

@@ -267,7 +267,7 @@ where
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.2))
             .label_font(text(15))
@@ -289,7 +289,7 @@ fn headed<B: DrawingBackend>(
         area.draw_text(&line, &text(15).color(&BLACK.mix(0.65)), (MARGIN, y))?;
         y += LINE_PIXELS;
     }
-    Ok(area.margin(y + 8, MARGIN / 2, MARGIN / 2, MARGIN))
+    Ok(area.margin(y + 8, MARGIN / 2, MARGIN / 2, 2 * MARGIN))
 }
 
 fn text(pixels: i32) -> TextStyle<'static> {
