@@ -53,6 +53,14 @@ pub struct BrokerArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub topic_set: Vec<String>,
 
+    /// Where its data is.
+    #[command(flatten)]
+    pub dir: DataDir,
+}
+
+/// Where temporary directories are made.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DataDir {
     /// Where to make the temporary data directory [default: TMPDIR, or /var/tmp, which is on a
     /// disk]
     #[arg(long, value_name = "DIR")]
@@ -78,15 +86,15 @@ pub struct RunTopic {
     pub settings: BTreeMap<String, String>,
 }
 
-// === impl BrokerArgs ===
+// === impl DataDir ===
 
-impl BrokerArgs {
+impl DataDir {
     /// Makes a temporary directory on a disk if possible: /tmp is memory on many machines, /var/tmp
     /// is not.
     ///
     /// # Errors
     /// The place cannot be written to.
-    pub fn make_dir(&self) -> Result<TempDir> {
+    pub fn make(&self) -> Result<TempDir> {
         let var_tmp = Path::new("/var/tmp");
         let parent = match &self.dir {
             Some(dir) => {
@@ -103,7 +111,11 @@ impl BrokerArgs {
             .tempdir_in(&parent)
             .map_err(BenchError::io(doing))
     }
+}
 
+// === impl BrokerArgs ===
+
+impl BrokerArgs {
     fn settings<'a>(&'a self, of: &'a [String]) -> Result<Vec<(&'a str, &'a str)>> {
         let pair = |text: &'a String| {
             text.split_once('=')
@@ -128,7 +140,7 @@ impl Broker {
             let addresses = args.brokers.clone();
             return Ok(Self { args, addresses, process: None, dir: None });
         }
-        let dir = args.make_dir()?;
+        let dir = args.dir.make()?;
         let mut broker = Self { args, addresses: Vec::new(), process: None, dir: Some(dir) };
         broker.start_process()?;
         Ok(broker)
@@ -277,8 +289,7 @@ mod tests {
     fn the_directory_is_made_where_it_is_wanted_and_goes_away() {
         let parent = tempfile::tempdir().unwrap();
         let wanted = parent.path().join("a/b");
-        let args = BrokerArgs { dir: Some(wanted.clone()), ..BrokerArgs::default() };
-        let dir = args.make_dir().unwrap();
+        let dir = DataDir { dir: Some(wanted.clone()) }.make().unwrap();
         assert!(dir.path().starts_with(&wanted));
         drop(dir);
         assert_eq!(fs::read_dir(&wanted).unwrap().count(), 0);

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     accounting::{Accounts, Reading},
@@ -95,7 +95,7 @@ impl Measurement<'_> {
         let mut notes = self.accounts.notes().to_vec();
         let load = load(begun.at);
         tokio::pin!(load);
-        let mut ticks = interval_at(Instant::now() + TICK, TICK);
+        let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut warm = counted;
         let ended_itself = loop {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     accounting,
-    broker::BrokerArgs,
+    broker::{BrokerArgs, DataDir},
     ceiling::{Ceiling, Ceilings},
     clock,
     error::{BenchError, Result},
@@ -17,7 +17,7 @@ use crate::{
     workload::{Durability, Kind, Workload},
 };
 
-/// How often, against what, and where the results go.
+/// How often, and where the results go.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Measuring")]
 pub struct SessionArgs {
@@ -25,10 +25,6 @@ pub struct SessionArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-
-    /// Alternate with the ceiling of the same shape, and print the ratio
-    #[arg(long)]
-    pub against_ceiling: bool,
 
     /// Write everything that was measured into FILE, as JSON
     #[arg(long, value_name = "FILE")]
@@ -46,7 +42,7 @@ struct Ratio {
     against: Option<(&'static str, Figure)>,
 }
 
-/// Measures `workloads` with one broker each.
+/// Measures `workloads` with one broker each, alternating with their ceilings if that is asked for.
 ///
 /// # Errors
 /// A run fails. What was measured until then is lost: figures of a machine in trouble are none.
@@ -54,11 +50,16 @@ pub async fn run(
     workloads: &[Workload],
     broker: &BrokerArgs,
     args: &SessionArgs,
+    against_ceiling: bool,
 ) -> Result<Document> {
-    let mut document = document(broker)?;
+    let mut document = document(&broker.dir)?;
     for workload in workloads {
         let mut product = Product::start(broker, !args.quiet)?;
-        let measured = rounds(&mut product, workload, broker, args).await;
+        let measured = if against_ceiling {
+            alternating(&mut product, workload, &broker.dir, args).await
+        } else {
+            alone(&mut product, workload, args).await.map(|runs| (runs, Vec::new()))
+        };
         let stopped = product.stop();
         let (runs, comparisons) = measured?;
         stopped?;
@@ -72,13 +73,9 @@ pub async fn run(
 ///
 /// # Errors
 /// A run fails.
-pub async fn ceilings(
-    workload: &Workload,
-    broker: &BrokerArgs,
-    args: &SessionArgs,
-) -> Result<Document> {
-    let mut document = document(broker)?;
-    let dir = broker.make_dir()?;
+pub async fn ceilings(workload: &Workload, dir: &DataDir, args: &SessionArgs) -> Result<Document> {
+    let mut document = document(dir)?;
+    let dir = dir.make()?;
     let ceilings = Ceilings::start(workload, dir.path().to_owned(), !args.quiet)?;
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
@@ -103,24 +100,22 @@ pub async fn ceilings(
     Ok(document)
 }
 
-async fn rounds(
+async fn alone(product: &mut Product, workload: &Workload, args: &SessionArgs) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for round in 1..=args.rounds {
+        runs.push(product.run(workload, round).await?);
+    }
+    Ok(runs)
+}
+
+async fn alternating(
     product: &mut Product,
     workload: &Workload,
-    broker: &BrokerArgs,
+    dir: &DataDir,
     args: &SessionArgs,
 ) -> Result<(Vec<Run>, Vec<Comparison>)> {
-    if !args.against_ceiling {
-        let mut runs = Vec::new();
-        for round in 1..=args.rounds {
-            runs.push(product.run(workload, round).await?);
-        }
-        return Ok((runs, Vec::new()));
-    }
-    // On the disk of the data.
-    let dir = match product.data() {
-        Some(_) => broker.make_dir()?,
-        None => tempfile::tempdir().map_err(BenchError::io("making a temporary directory"))?,
-    };
+    // Beside the broker's directory: on the same disk.
+    let dir = dir.make()?;
     let ceilings = Ceilings::start(workload, dir.path().to_owned(), !args.quiet)?;
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
@@ -224,8 +219,8 @@ pub fn refuse_bad_yardsticks(document: &Document) -> Result<()> {
 }
 
 /// A document of what will be measured now and here.
-pub(crate) fn document(broker: &BrokerArgs) -> Result<Document> {
-    let dir = broker.make_dir()?;
+pub(crate) fn document(dir: &DataDir) -> Result<Document> {
+    let dir = dir.make()?;
     Ok(Document {
         schema: SCHEMA,
         started: clock::utc(),
@@ -294,7 +289,7 @@ mod tests {
                 accepted: share >= 0.55,
             }),
         };
-        let mut document = document(&BrokerArgs::default()).unwrap();
+        let mut document = document(&DataDir::default()).unwrap();
         document.comparisons = vec![comparison(0.6)];
         refuse_bad_yardsticks(&document).unwrap();
         document.comparisons.push(comparison(0.42));

@@ -3,10 +3,11 @@
 
 use std::{
     path::PathBuf,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use riverrun_bench::outcome::{Document, Run, Subject, latency};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Where a test's broker has its data and its results go.
@@ -27,17 +28,21 @@ impl Place {
         self.dir.path().join("out.json")
     }
 
-    /// Runs a command that writes its document.
-    fn output(&self, line: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_riverrun-bench"))
+    /// A command that writes its document.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_riverrun-bench"));
+        command
             .args(line.split_whitespace())
             .arg("--quiet")
             .arg("--dir")
             .arg(self.data())
             .arg("--json")
-            .arg(self.json())
-            .output()
-            .expect("it was built with this test")
+            .arg(self.json());
+        command
+    }
+
+    fn output(&self, line: &str) -> Output {
+        self.command(line).output().expect("it was built with this test")
     }
 
     /// Runs a command that must do what it is told, and leave nothing behind.
@@ -235,6 +240,30 @@ fn what_cannot_be_done_is_refused_before_anything_starts() {
         assert_eq!(output.status.code(), Some(code), "{line}: {said}");
         assert!(said.contains(says), "{line}: {said}");
         assert!(!place.json().exists());
+    }
+}
+
+#[test]
+fn ctrl_c_ends_everything_and_leaves_nothing() {
+    for line in ["produce --duration 10m", "ceiling --duration 10m", "end-to-end --duration 10m"] {
+        let place = Place::new();
+        let mut command = place.command(line);
+        let mut running = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let started = || std::fs::read_dir(place.data()).is_ok_and(|dir| dir.count() > 0);
+        while !started() {
+            assert!(running.try_wait().unwrap().is_none(), "{line} ended by itself");
+            std::thread::yield_now();
+        }
+        let pid = Pid::from_raw(running.id().try_into().unwrap()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+        let output = running.wait_with_output().unwrap();
+        let said = text(&output.stderr);
+        // So early the signal may come before it is listened for.
+        if output.status.code().is_some() {
+            assert_eq!(output.status.code(), Some(1), "{line}: {said}");
+            assert!(said.contains("interrupted"), "{line}: {said}");
+            assert_eq!(std::fs::read_dir(place.data()).unwrap().count(), 0, "{line}");
+        }
     }
 }
 

@@ -7,10 +7,12 @@ use std::{
 
 use clap::Args;
 
-use super::{RunArgs, block_on, tell};
+use super::{WorkloadArgs, block_on, tell};
 use crate::{
+    broker::BrokerArgs,
     error::{BenchError, Result},
     peers::{Name, alternation, nats},
+    session::SessionArgs,
     summary,
     workload::Kind,
 };
@@ -48,13 +50,19 @@ pub(super) struct CompareArgs {
     nats_cli: Option<PathBuf>,
 
     #[command(flatten)]
-    run: RunArgs,
+    workload: WorkloadArgs,
+
+    #[command(flatten)]
+    broker: BrokerArgs,
+
+    #[command(flatten)]
+    session: SessionArgs,
 }
 
 /// Runs it, and prints the settings behind each row.
 pub(super) fn run(args: CompareArgs) -> Result<()> {
-    let CompareArgs { peer, names, kind, cache, peer_version, nats_server, nats_cli, run } = args;
-    let RunArgs { workload, broker, session } = &run;
+    let CompareArgs { peer, names, kind, cache, peer_version, nats_server, nats_cli, .. } = args;
+    let (workload, broker, session) = (args.workload, args.broker, args.session);
     let workloads = match names.as_slice() {
         [] => kind.iter().map(|kind| workload.workload(*kind)).collect::<Result<Vec<_>>>()?,
         names => names.iter().map(|name| workload.load(name)).collect::<Result<Vec<_>>>()?,
@@ -64,8 +72,8 @@ pub(super) fn run(args: CompareArgs) -> Result<()> {
         version: peer_version.clone(),
         nats: nats::Sources { server: nats_server, cli: nats_cli, version: peer_version },
     };
-    let document = block_on(alternation::compare(peer, workloads, &origin, broker, session))?;
-    tell(&document, session)?;
+    let document = block_on(alternation::compare(peer, workloads, &origin, &broker, &session))?;
+    tell(&document, &session)?;
     let settings = summary::settings(&document);
     io::stdout().write_all(settings.as_bytes()).map_err(BenchError::stdout)
 }

@@ -19,7 +19,7 @@ use tokio::{
 
 pub use self::workload_args::WorkloadArgs;
 use crate::{
-    broker::{AS_BROKER, BrokerArgs},
+    broker::{AS_BROKER, BrokerArgs, DataDir},
     ceiling::{self, AS_NULL, ServerArgs},
     error::{self, BenchError, Result},
     named::{NAMED, Set},
@@ -28,7 +28,7 @@ use crate::{
     process,
     session::{self, SessionArgs},
     table,
-    workload::Kind,
+    workload::{Kind, Workload},
 };
 
 const ABOUT: &str = "Load for a Riverrun broker, with the machine's ceilings measured beside it";
@@ -67,7 +67,7 @@ enum Command {
     /// Single records at a rate, from the intended moment of sending to the consumer's hands
     EndToEnd(RunArgs),
     /// What this machine leaves to a broker: null sink, null source, ping-pong, bare TCP, disk
-    Ceiling(RunArgs),
+    Ceiling(CeilingArgs),
     /// Named workloads, one after the other
     Suite(SuiteArgs),
     /// The product beside another broker, in turn, each under its own load generator
@@ -101,6 +101,23 @@ struct RunArgs {
 
     #[command(flatten)]
     broker: BrokerArgs,
+
+    #[command(flatten)]
+    session: SessionArgs,
+
+    /// Alternate with the ceiling of the same shape, and print the ratio
+    #[arg(long, help_heading = "Measuring")]
+    against_ceiling: bool,
+}
+
+/// Ceilings alone.
+#[derive(Args, Debug)]
+struct CeilingArgs {
+    #[command(flatten)]
+    workload: WorkloadArgs,
+
+    #[command(flatten)]
+    dir: DataDir,
 
     #[command(flatten)]
     session: SessionArgs,
@@ -151,13 +168,18 @@ impl Cli {
 
 fn measure(args: &RunArgs, kind: Kind) -> Result<()> {
     let workload = args.workload.workload(kind)?;
-    let document = block_on(session::run(&[workload], &args.broker, &args.session))?;
-    tell(&document, &args.session)
+    measure_all(&[workload], args)
 }
 
-fn measure_ceilings(args: &RunArgs) -> Result<()> {
+fn measure_all(workloads: &[Workload], args: &RunArgs) -> Result<()> {
+    let RunArgs { broker, session, against_ceiling, .. } = args;
+    let document = block_on(session::run(workloads, broker, session, *against_ceiling))?;
+    tell(&document, session)
+}
+
+fn measure_ceilings(args: &CeilingArgs) -> Result<()> {
     let workload = args.workload.workload(Kind::Produce)?;
-    let document = block_on(session::ceilings(&workload, &args.broker, &args.session))?;
+    let document = block_on(session::ceilings(&workload, &args.dir, &args.session))?;
     tell(&document, &args.session)
 }
 
@@ -170,12 +192,11 @@ fn measure_suite(args: &SuiteArgs) -> Result<()> {
         [] => standard.map(|named| named.name).collect(),
         names => names.iter().map(String::as_str).collect(),
     };
-    let RunArgs { workload, broker, session } = &args.run;
+    let workload = &args.run.workload;
     // Everything that is wrong is found before anything is measured.
     let workloads =
         names.into_iter().map(|name| workload.load(name)).collect::<Result<Vec<_>>>()?;
-    let document = block_on(session::run(&workloads, broker, session))?;
-    tell(&document, session)
+    measure_all(&workloads, &args.run)
 }
 
 /// What can be named.
@@ -201,7 +222,7 @@ fn tell(document: &Document, args: &SessionArgs) -> Result<()> {
 /// stopped and removed.
 fn block_on<T>(measurement: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = Runtime::new().map_err(BenchError::io("starting threads"))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let listen = |kind| signal(kind).map_err(BenchError::io("listening for Ctrl-C"));
         let mut int = listen(SignalKind::interrupt())?;
         let mut term = listen(SignalKind::terminate())?;
@@ -210,7 +231,10 @@ fn block_on<T>(measurement: impl Future<Output = Result<T>>) -> Result<T> {
             _ = int.recv() => Err(BenchError::Interrupted),
             _ = term.recv() => Err(BenchError::Interrupted),
         }
-    })
+    });
+    // A thread that is in the middle of writing does not keep the process from ending.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Is the product's binary, until its parent ends.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     broker::BrokerArgs,
-    error::{BenchError, Result},
+    error::Result,
     outcome::{Comparison, Document, Run, Subject, latency},
     product::Product,
     session::{self, SessionArgs},
@@ -50,28 +50,21 @@ pub async fn compare(
     broker: &BrokerArgs,
     args: &SessionArgs,
 ) -> Result<Document> {
-    if args.against_ceiling {
-        return Err(BenchError::Usage(
-            "ceilings are measured by the commands of the product alone: leave --against-ceiling \
-             out"
-            .into(),
-        ));
-    }
     let workloads =
         workloads.into_iter().map(|w| comparable(w, peer)).collect::<Result<Vec<_>>>()?;
     let cache = Cache::open(origin.cache.as_deref())?;
-    let mut document = session::document(broker)?;
+    let mut document = session::document(&broker.dir)?;
     for (workload, notes) in workloads {
         let durability = workload.durability;
         let version = origin.version.as_deref();
         let (mut runs, comparisons) = match peer {
             Name::Kafka => {
                 let version = version.unwrap_or(kafka::VERSION);
-                let rows = Kafka::start(&cache, version, broker).await?;
+                let rows = Kafka::start(&cache, version, &broker.dir).await?;
                 alternate(rows, &workload, broker, args).await?
             }
             Name::Nats => {
-                let rows = Nats::start(&cache, &origin.nats, durability, broker).await?;
+                let rows = Nats::start(&cache, &origin.nats, durability, &broker.dir).await?;
                 alternate(rows, &workload, broker, args).await?
             }
         };
@@ -279,16 +272,11 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_compared_is_refused_before_anything_is_fetched() {
         let workload = Workload { kind: Kind::EndToEnd, rate: Some(1.0), ..Workload::default() };
-        let run = |workload: Workload, args: SessionArgs| async move {
-            let broker = BrokerArgs::default();
-            let origin = Origin { version: Some("../x".into()), ..Origin::default() };
-            let compared = compare(Name::Kafka, vec![workload], &origin, &broker, &args);
-            compared.await.unwrap_err().to_string()
-        };
-        let error = run(workload, SessionArgs::default()).await;
+        let broker = BrokerArgs::default();
+        let origin = Origin { version: Some("../x".into()), ..Origin::default() };
+        let args = SessionArgs::default();
+        let compared = compare(Name::Kafka, vec![workload], &origin, &broker, &args);
+        let error = compared.await.unwrap_err().to_string();
         assert!(error.contains("none that writes and reads"), "{error}");
-        let ceiling = SessionArgs { against_ceiling: true, ..SessionArgs::default() };
-        let error = run(Workload::default(), ceiling).await;
-        assert!(error.contains("--against-ceiling"), "{error}");
     }
 }

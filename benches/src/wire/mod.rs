@@ -39,3 +39,6 @@ pub async fn connect(address: &str) -> Result<Channel> {
 
 /// Bytes of the largest message either side takes.
 const MESSAGE_BYTES_MAX: usize = GRPC_DECODE_BYTES_MAX;
+
+#[cfg(test)]
+mod wire_test;

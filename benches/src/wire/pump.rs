@@ -3,6 +3,7 @@
 //! broker this is what the broker can take; against the null sink it is what gRPC can carry.
 
 use std::{
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -73,8 +74,10 @@ struct Pump {
     in_flight_bytes: usize,
     /// What the broker advertised, once it has.
     window_bytes: usize,
-    /// Batches of an open loop whose moment has come; `None`: saturating.
-    due: Option<std::collections::VecDeque<Moment>>,
+    /// Of an open loop; `None`: saturating.
+    schedule: Option<Schedule>,
+    /// Batches handed over so far.
+    sent: u64,
     ended: bool,
     waker: Option<Waker>,
 }
@@ -104,9 +107,12 @@ async fn one(pumps: Pumps, start: Moment, index: usize) -> Result<()> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let stop = pumps.stop.clone();
-    let rate = pumps.workload.rate;
-    let (records, senders) = (pumps.batches.records, pumps.workload.producers);
-    let pump = Arc::new(Mutex::new(Pump::new(pumps)));
+    // Whole batches at even intervals.
+    let schedule = pumps.workload.rate.map(|rate| {
+        let batches_per_second = rate / pumps.batches.records as f64;
+        Schedule::new(start, batches_per_second, index, pumps.workload.producers)
+    });
+    let pump = Arc::new(Mutex::new(Pump::new(pumps, schedule)));
     let answers = client.produce_stream(Pulled(Arc::clone(&pump))).await;
     let mut answers = answers.map_err(BenchError::rpc("opening a produce stream"))?.into_inner();
     let opened = answers.message().await.map_err(BenchError::rpc("opening a produce stream"))?;
@@ -114,16 +120,13 @@ async fn one(pumps: Pumps, start: Moment, index: usize) -> Result<()> {
         return Err(BenchError::Failed("the broker did not open the produce stream".into()));
     };
     pump.lock().open(&opened);
-    let pacing = rate.map(|rate| {
-        // Whole batches at even intervals.
-        let schedule = Schedule::new(start, rate / records as f64, index, senders);
+    let pacing = schedule.map(|schedule| {
         let (pump, stop) = (Arc::clone(&pump), stop.clone());
         thread::spawn(move || {
-            pacer::keep(schedule, &stop, |_, intended| {
-                if pump.lock().is_due(intended) {
-                    return std::ops::ControlFlow::Continue(());
-                }
-                std::ops::ControlFlow::Break(())
+            pacer::keep(schedule, &stop, |_, _| {
+                let mut pump = pump.lock();
+                pump.wake();
+                if pump.ended { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         })
     });
@@ -170,7 +173,7 @@ async fn one(pumps: Pumps, start: Moment, index: usize) -> Result<()> {
 // === impl Pump ===
 
 impl Pump {
-    fn new(pumps: Pumps) -> Self {
+    fn new(pumps: Pumps, schedule: Option<Schedule>) -> Self {
         let workload = &pumps.workload;
         let places = workload.in_flight * workload.partitions as usize;
         let open = v1::ProduceStreamOpen {
@@ -186,7 +189,8 @@ impl Pump {
             free: (0..places).rev().collect(),
             in_flight_bytes: 0,
             window_bytes: 0,
-            due: workload.rate.map(|_| std::collections::VecDeque::new()),
+            schedule,
+            sent: 0,
             ended: false,
             waker: None,
             pumps,
@@ -206,15 +210,6 @@ impl Pump {
 
     fn in_flight(&self) -> usize {
         self.starts.len() - self.free.len()
-    }
-
-    /// A batch is due; `false`: nothing more is sent.
-    fn is_due(&mut self, intended: Moment) -> bool {
-        if let Some(due) = &mut self.due {
-            due.push_back(intended);
-        }
-        self.wake();
-        !self.ended
     }
 
     /// The next message that may be sent now: as many batches as fit, as the product packs them.
@@ -243,10 +238,14 @@ impl Pump {
         if !fits_message || !fits_window || self.window_bytes == 0 || self.free.is_empty() {
             return None;
         }
-        let start = match &mut self.due {
-            Some(due) => due.pop_front()?,
-            None => Moment::now(),
+        let now = Moment::now();
+        let start = match &self.schedule {
+            Some(schedule) => schedule.intended(self.sent),
+            None => now,
         };
+        if start > now {
+            return None;
+        }
         if self.pumps.quota.take(self.pumps.batches.records) == 0 {
             self.ended = true;
             return None;
@@ -255,9 +254,9 @@ impl Pump {
         self.starts[place] = start;
         let batch = self.pumps.batches.take();
         self.in_flight_bytes += batch.len();
-        if self.due.is_some() {
-            let mut delay = self.pumps.recorder.record(Measure::GeneratorDelay);
-            delay.add(start, Moment::now());
+        self.sent += 1;
+        if self.schedule.is_some() {
+            self.pumps.recorder.record(Measure::GeneratorDelay).add(start, now);
         }
         let partition = self.next_partition;
         self.next_partition = (partition + 1) % self.pumps.workload.partitions;

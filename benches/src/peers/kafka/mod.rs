@@ -26,7 +26,7 @@ use super::{
     tool::Tool,
 };
 use crate::{
-    broker::BrokerArgs,
+    broker::DataDir,
     error::{BenchError, Result},
     outcome::{Errors, Run, latency},
     workload::{Durability, Kind, Workload},
@@ -57,7 +57,7 @@ impl Kafka {
     ///
     /// # Errors
     /// Something to run or to fetch them with is missing, or they do not start.
-    pub async fn start(cache: &Cache, version: &str, place: &BrokerArgs) -> Result<Vec<Self>> {
+    pub async fn start(cache: &Cache, version: &str, place: &DataDir) -> Result<Vec<Self>> {
         let artifacts = Artifacts::get(cache, version).await?;
         let mut rows = Vec::new();
         for tuning in [Tuning::Defaults, Tuning::Tuned] {
@@ -66,8 +66,8 @@ impl Kafka {
         Ok(rows)
     }
 
-    async fn start_one(tuning: Tuning, artifacts: Artifacts, place: &BrokerArgs) -> Result<Self> {
-        let dir = place.make_dir()?;
+    async fn start_one(tuning: Tuning, artifacts: Artifacts, place: &DataDir) -> Result<Self> {
+        let dir = place.make()?;
         let data = dir.path().join("data");
         let [port, controller_port] = free_ports()?;
         let mut all = settings::broker_place(port, controller_port, &data);

@@ -21,7 +21,7 @@ use super::{
     tool::{Said, Tool},
 };
 use crate::{
-    broker::BrokerArgs,
+    broker::DataDir,
     error::{BenchError, Result},
     outcome::{Cost, Errors, Run, latency},
     workload::{Durability, Kind},
@@ -56,7 +56,7 @@ impl Nats {
         cache: &Cache,
         sources: &Sources,
         durability: Durability,
-        place: &BrokerArgs,
+        place: &DataDir,
     ) -> Result<Vec<Self>> {
         let artifacts = Artifacts::get(cache, sources).await?;
         let start = |tuning| Self::start_one(tuning, artifacts.clone(), durability, place);
@@ -67,9 +67,9 @@ impl Nats {
         tuning: Tuning,
         artifacts: Artifacts,
         durability: Durability,
-        place: &BrokerArgs,
+        place: &DataDir,
     ) -> Result<Self> {
-        let dir = place.make_dir()?;
+        let dir = place.make()?;
         let data = dir.path().join("data");
         let [port] = free_ports()?;
         let file = dir.path().join("server.conf");
