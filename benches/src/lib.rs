@@ -8,9 +8,11 @@
 //! | [`product`], [`broker`] | runs of the product, on a broker process started for them |
 //! | [`ceiling`] | null sink, null source, ping-pong, bare TCP, disk |
 //! | [`load`], [`wire`] | load through the public client; through the bare streams |
+//! | [`peers`] | other brokers beside ours |
 //! | [`measure`], [`recorder`], [`accounting`] | one run: interval, counters, CPU, memory, device |
 //! | [`schedule`], [`pacer`], [`payload`], [`stop`], [`clock`] | when and what is sent |
 //! | [`statistics`], [`table`], [`units`] | ratios, and figures for people |
+//! | [`summary`], [`report`] | rounds put together; plots and Markdown |
 #![forbid(unsafe_code)]
 
 pub mod accounting;
@@ -26,13 +28,16 @@ pub mod omb;
 pub mod outcome;
 pub mod pacer;
 pub mod payload;
+pub mod peers;
 pub mod process;
 pub mod product;
 pub mod recorder;
+pub mod report;
 pub mod schedule;
 pub mod session;
 pub mod statistics;
 pub mod stop;
+pub mod summary;
 pub mod table;
 pub mod units;
 pub mod wire;

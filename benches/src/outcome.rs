@@ -151,8 +151,9 @@ pub struct Latency {
     pub count: u64,
     /// Median.
     pub p50_ns: u64,
-    /// 90th percentile.
-    pub p90_ns: u64,
+    /// 90th percentile; `None` where a peer's tool does not tell it.
+    #[serde(default)]
+    pub p90_ns: Option<u64>,
     /// 99th percentile.
     pub p99_ns: u64,
     /// 99.9th percentile.
@@ -160,7 +161,9 @@ pub struct Latency {
     /// The longest.
     pub max_ns: u64,
     /// All of it: HdrHistogram's V2 format, deflated, base64, three significant digits, in
-    /// nanoseconds; every HdrHistogram library reads it.
+    /// nanoseconds; every HdrHistogram library reads it. Empty where a peer's tool tells percentiles
+    /// and nothing else.
+    #[serde(default)]
     pub histogram: String,
 }
 
@@ -363,7 +366,7 @@ impl Latency {
         Some(Self {
             count: histogram.len(),
             p50_ns: histogram.value_at_quantile(0.5),
-            p90_ns: histogram.value_at_quantile(0.9),
+            p90_ns: Some(histogram.value_at_quantile(0.9)),
             p99_ns: histogram.value_at_quantile(0.99),
             p999_ns: histogram.value_at_quantile(0.999),
             max_ns: histogram.max(),
@@ -374,7 +377,7 @@ impl Latency {
     /// All of it again.
     ///
     /// # Errors
-    /// The text is damaged.
+    /// The text is damaged, or there is none.
     pub fn histogram(&self) -> Result<Histogram<u64>> {
         let damaged = |e: String| BenchError::Usage(format!("damaged histogram: {e}"));
         let bytes = BASE64.decode(&self.histogram).map_err(|e| damaged(e.to_string()))?;

@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     ffi::OsStr,
     io::{self, BufRead, BufReader, Read},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
@@ -50,16 +50,10 @@ impl Process {
     /// # Errors
     /// It cannot be started, ends, or is silent for too long; with the last it wrote to standard
     /// error.
-    pub fn start(what: &'static str, mut command: Command) -> Result<(Self, String)> {
+    pub fn start(what: &'static str, command: Command) -> Result<(Self, String)> {
         let shown = command.get_program().to_string_lossy().into_owned();
-        // Nothing of the tester's environment configures it.
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(BenchError::io(format!("starting {what} ({shown})")))?;
-        let said = Arc::<Mutex<VecDeque<String>>>::default();
-        let reader = keep_last_lines(child.stderr.take().expect("piped"), Arc::clone(&said));
-        let lines = first_lines(child.stdout.take().expect("piped"));
-        let mut process = Self { what, child, said, reader: Some(reader), ended: None };
+        let (mut process, stdout) = Self::spawn(what, command)?;
+        let lines = first_lines(stdout);
         let deadline = Moment::now().plus(START_MAX);
         loop {
             match lines.recv_timeout(deadline.since(Moment::now())) {
@@ -77,6 +71,46 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Starts `command`, which does not tell when it is ready, and asks until it is. Standard output
+    /// is read and forgotten.
+    ///
+    /// # Errors
+    /// It cannot be started, ends, or takes too long; with the last it wrote to standard error.
+    pub fn start_and_ask(
+        what: &'static str,
+        command: Command,
+        is_ready: impl Fn() -> bool,
+    ) -> Result<Self> {
+        let (mut process, stdout) = Self::spawn(what, command)?;
+        drop(first_lines(stdout));
+        let deadline = Moment::now().plus(START_MAX);
+        loop {
+            let ended =
+                process.child.try_wait().map_err(BenchError::io("waiting for a process"))?;
+            if ended.is_none() && is_ready() {
+                return Ok(process);
+            }
+            if ended.is_some() || Moment::now() >= deadline {
+                process.kill();
+                let said = process.last_said();
+                return Err(BenchError::Failed(format!("{what} did not get ready:\n{said}")));
+            }
+            thread::sleep(END_POLL);
+        }
+    }
+
+    fn spawn(what: &'static str, mut command: Command) -> Result<(Self, ChildStdout)> {
+        let shown = command.get_program().to_string_lossy().into_owned();
+        // Nothing of the tester's environment configures it.
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(BenchError::io(format!("starting {what} ({shown})")))?;
+        let said = Arc::<Mutex<VecDeque<String>>>::default();
+        let reader = keep_last_lines(child.stderr.take().expect("piped"), Arc::clone(&said));
+        let stdout = child.stdout.take().expect("piped");
+        Ok((Self { what, child, said, reader: Some(reader), ended: None }, stdout))
     }
 
     /// Its process id.
@@ -177,7 +211,8 @@ fn first_lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     said
 }
 
-fn keep_last_lines(
+/// The last lines of a pipe, until it ends.
+pub(crate) fn keep_last_lines(
     pipe: impl Read + Send + 'static,
     kept: Arc<Mutex<VecDeque<String>>>,
 ) -> JoinHandle<()> {
@@ -209,7 +244,7 @@ mod tests {
         assert_eq!(rest, "a=1 b=2");
         let error = process.stop().unwrap_err().to_string();
         assert!(error.contains("signal: 15"), "sleep does not handle it: {error}");
-        let (process, _) = Process::start("a test", shell("echo ready .")).unwrap();
+        let (process, _) = Process::start("a test", shell("trap '' TERM; echo ready .")).unwrap();
         process.stop().unwrap();
     }
 
@@ -219,6 +254,17 @@ mod tests {
         let error = Process::start("a test", shell(script)).unwrap_err().to_string();
         assert!(error.contains("did not get ready") && error.contains("no such directory"));
         assert!(Process::start("a test", Command::new("/no/such/program")).is_err());
+    }
+
+    #[test]
+    fn one_that_tells_nothing_is_asked_until_it_is_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ready");
+        let script = format!("echo $$ > {}; exec sleep 600", file.display());
+        let process = Process::start_and_ask("a test", shell(&script), || file.exists()).unwrap();
+        assert!(std::path::Path::new("/proc").join(process.id().to_string()).exists());
+        let error = Process::start_and_ask("a test", shell("echo no heap >&2; exit 1"), || false);
+        assert!(error.unwrap_err().to_string().contains("no heap"));
     }
 
     #[test]

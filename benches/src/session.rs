@@ -218,7 +218,8 @@ pub fn refuse_bad_yardsticks(document: &Document) -> Result<()> {
     Err(BenchError::Yardstick(refused.join("\n")))
 }
 
-fn document(dir: &DataDir) -> Result<Document> {
+/// A document of what will be measured now and here.
+pub(crate) fn document(dir: &DataDir) -> Result<Document> {
     let dir = dir.make()?;
     Ok(Document {
         schema: SCHEMA,

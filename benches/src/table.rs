@@ -106,7 +106,8 @@ fn row(run: &Run) -> [String; COLUMNS.len()] {
     ]
 }
 
-fn ratio(comparison: &Comparison) -> String {
+/// One line: median, range and rounds; or why it is not told.
+pub(crate) fn ratio(comparison: &Comparison) -> String {
     let Comparison { of, to, figure, ratios, median, min, max, yardstick, .. } = comparison;
     let rounds = ratios.len();
     let judged = yardstick.as_ref().filter(|yardstick| yardstick.against != *to);

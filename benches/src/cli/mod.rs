@@ -1,5 +1,7 @@
 //! The command line: what may be typed, and what it runs.
 
+mod compare;
+mod report;
 mod workload_args;
 
 use std::{
@@ -22,6 +24,7 @@ use crate::{
     error::{self, BenchError, Result},
     named::{NAMED, Set},
     outcome::Document,
+    peers::tool::{AS_PEER, become_peer},
     process,
     session::{self, SessionArgs},
     table,
@@ -36,6 +39,8 @@ Start here:
   riverrun-bench produce --durability memory --path batches --against-ceiling --rounds 5
   riverrun-bench end-to-end --rate 2k --durability memory
   riverrun-bench suite --rounds 5 --against-ceiling --json results.json
+  riverrun-bench compare kafka --rounds 3 --json kafka.json
+  riverrun-bench report results.json kafka.json       plots and tables
   riverrun-bench ceiling                              what this machine leaves to any broker
 
 Each starts a broker of its own on a temporary directory, unless --brokers names some. Ratios carry
@@ -65,6 +70,10 @@ enum Command {
     Ceiling(CeilingArgs),
     /// Named workloads, one after the other
     Suite(SuiteArgs),
+    /// The product beside another broker, in turn, each under its own load generator
+    Compare(Box<compare::CompareArgs>),
+    /// Plots and a Markdown table of results
+    Report(report::ReportArgs),
     /// The server behind `ceiling`
     #[command(name = AS_NULL, hide = true)]
     AsNull(ServerArgs),
@@ -72,6 +81,13 @@ enum Command {
     #[command(name = AS_BROKER, hide = true)]
     AsBroker {
         /// What `riverrun` is told
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// A program of a peer, which ends with its parent
+    #[command(name = AS_PEER, hide = true)]
+    AsPeer {
+        /// The program and what it is told
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
@@ -140,8 +156,11 @@ impl Cli {
             Command::EndToEnd(args) => measure(&args, Kind::EndToEnd),
             Command::Ceiling(args) => measure_ceilings(&args),
             Command::Suite(args) => measure_suite(&args),
+            Command::Compare(args) => compare::run(*args),
+            Command::Report(args) => report::run(&args),
             Command::AsNull(args) => ceiling::serve(&args),
             Command::AsBroker { arguments } => return as_broker(arguments),
+            Command::AsPeer { arguments } => become_peer(&arguments),
         };
         error::report(outcome)
     }
