@@ -122,13 +122,9 @@ impl State {
                 if let Some(flushed_end) = completed.flushed_end {
                     self.step(partition, Event::Flushed { flushed_end }, effects);
                 }
-<<<<<<< HEAD
-                if let Some(start) = completed.log_start {
-                    self.deletions.note_durable(start, effects);
-=======
                 if let Some(log_start) = completed.log_start {
                     self.step(partition, Event::LogStartAdvanced { log_start }, effects);
->>>>>>> repl
+                    self.deletions.note_durable(log_start, effects);
                 }
                 if about.is_delete {
                     self.deleted(None, effects);
