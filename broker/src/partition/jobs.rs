@@ -123,8 +123,8 @@ impl State {
                     self.step(partition, Event::Flushed { flushed_end }, effects);
                 }
                 if let Some(log_start) = completed.log_start {
-                    self.deletions.note_durable(log_start, effects);
                     self.step(partition, Event::LogStartAdvanced { log_start }, effects);
+                    self.deletions.note_durable(log_start, effects);
                 }
                 if about.is_delete {
                     self.deleted(None, effects);
