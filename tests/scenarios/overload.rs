@@ -10,9 +10,10 @@ use std::{
 use riverrun_client::{Client, Compression, Delivery, Producer, Record};
 use riverrun_proto::rpc::v1;
 use riverrun_tests::{
+    append::AppendStream,
     clock,
     disk::{HangingDisk, Shown},
-    files,
+    files, forge, http,
     process::{BrokerOptions, BrokerProcess},
     wait::{self, soon},
 };
@@ -138,18 +139,9 @@ async fn one_blocked_partition_leaves_the_other_of_the_same_stream_alone() {
     };
     let data = data_dir();
     let options = broker(data.path());
-    let blocked = {
-        let broker = options.start();
-        let raw = broker.raw().await;
-        let blocked = raw.create_topic("blocked", 1, &[("durability", "disk")]).await;
-        raw.create_topic("free", 1, &[("durability", "disk")]).await;
-        assert!(broker.stop().0.success());
-        blocked
-    };
-    let dir = files::partition_dir(data.path(), &blocked, 0);
-    let _shown = match Shown::moved(&dir, disk.path()) {
-        Ok(shown) => shown,
-        Err(why) => return passed_over(&format!("cannot bind a directory: {why}")),
+    let (blocked, _shown) = match blocked_and_free(&options, &disk).await {
+        Ok(made) => made,
+        Err(why) => return passed_over(&why),
     };
     let broker = options.start();
     let raw = broker.raw().await;
@@ -183,6 +175,88 @@ async fn one_blocked_partition_leaves_the_other_of_the_same_stream_alone() {
     let read = raw.read_out(&blocked, 0).await.records.len();
     assert_eq!(read, 5 * BLOCKED_RECORDS, "nothing of the blocked one is lost");
     drop((raw, producer));
+    assert!(broker.stop().0.success());
+}
+
+/// Makes a topic on a disk that can hang and one beside it that is fine.
+async fn blocked_and_free(
+    options: &BrokerOptions,
+    disk: &HangingDisk,
+) -> Result<(v1::Topic, Shown), String> {
+    let broker = options.start();
+    let raw = broker.raw().await;
+    let blocked = raw.create_topic("blocked", 1, &[("durability", "disk")]).await;
+    raw.create_topic("free", 1, &[("durability", "disk")]).await;
+    assert!(broker.stop().0.success());
+    let dir = files::partition_dir(options.data(), &blocked, 0);
+    let shown = Shown::moved(&dir, disk.path());
+    Ok((blocked, shown.map_err(|why| format!("cannot bind a directory: {why}"))?))
+}
+
+/// The disk of one partition hangs, and more streams write to it than the broker has room for. They
+/// wait, for their share of it; who writes to another partition does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_partition_does_not_take_the_brokers_room_from_others() {
+    let mut disk = match HangingDisk::new(128) {
+        Ok(disk) => disk,
+        Err(why) => return passed_over(&format!("cannot mount a hanging disk: {why}")),
+    };
+    let data = data_dir();
+    // Nothing is refused here: who is over its share waits.
+    let options = bounded(data.path()).set("produce.admission.wait.ms", "60s");
+    let (blocked, _shown) = match blocked_and_free(&options, &disk).await {
+        Ok(made) => made,
+        Err(why) => return passed_over(&why),
+    };
+    let broker = options.start();
+    let idle = broker.anonymous_bytes();
+    let others = producer(&broker, 8 << 20).await;
+    write_free(&others).await;
+
+    disk.hang();
+    // Twice what the broker admits of all partitions, two MiB on each stream.
+    let (streams, batches) = (24u32, 32u64);
+    let mut writing = JoinSet::new();
+    for _ in 0..streams {
+        let mut stream = AppendStream::open(&broker.raw().await, v1::Acks::All).await;
+        let blocked = blocked.clone();
+        writing.spawn(async move {
+            for _ in 0..batches {
+                stream.send(&blocked, 0, forge::large(64_000)).await.expect("it is open");
+            }
+            for id in 1..=batches {
+                let ack = soon("the disk to come back", stream.ack()).await;
+                let ack = ack.expect("the stream stays").expect("it does not end");
+                assert_eq!(ack.correlation_id, id);
+                let outcome = ack.outcome.expect("there is one");
+                assert!(matches!(outcome, v1::produce_stream_ack::Outcome::Result(_)));
+            }
+        });
+    }
+    let share = async |what: &str| {
+        let metrics = http::metrics(broker.http()).await;
+        metrics.value(&format!("riverrun_bound_{what}{{bound=\"produce.partition.share\"}}"))
+    };
+    wait::until("every stream waits for its share", async || {
+        share("hits_total").await >= f64::from(streams)
+    })
+    .await;
+    assert!(share("used").await <= share("limit").await);
+    let raw = broker.raw().await;
+    let before = raw.state("blocked", 0).await.expect("it serves");
+    write_free(&others).await;
+    let after = raw.state("blocked", 0).await.expect("it serves");
+    assert_eq!(before.high_watermark, after.high_watermark, "it was blocked all the time");
+    let (held, most) = (broker.anonymous_bytes(), bound(idle, u64::from(streams) + 3));
+    assert!(held < most, "{held} bytes held, {most} is the bound");
+
+    disk.recover();
+    while let Some(ended) = soon("the blocked ones", writing.join_next()).await {
+        ended.expect("nothing failed");
+    }
+    let end = raw.edge(&blocked, 0, v1::Edge::Latest).await;
+    assert_eq!(end, i64::from(streams) * batches as i64);
+    drop((raw, others));
     assert!(broker.stop().0.success());
 }
 

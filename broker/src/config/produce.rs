@@ -9,8 +9,8 @@ section! {
     pub struct ProduceConfig in "produce";
 
     /// Share of the memory budget for batches received and not yet acknowledged. When it is used
-    /// up, streams are not read and unary calls wait. Half as much again is for large messages
-    /// being received.
+    /// up, streams are not read and unary calls wait. One partition gets a quarter of it at most,
+    /// less while others have much. Half as much again is for large messages being received.
     "admission.percent" => admission_percent: u8 = 40, in 5 => 90;
 
     /// Share of that which one partition may park in front of a log that is not ready (a new
@@ -19,7 +19,8 @@ section! {
     "parked.percent" => parked_percent: u8 = 25, in 1 => 100;
 
     /// How long a unary call waits for admission before it is told to come back later
-    /// (RESOURCE_EXHAUSTED with a delay).
+    /// (RESOURCE_EXHAUSTED with a delay); and how long a partition that has its share may stand
+    /// still before a stream's batches for it are told the same, so that others on the stream go on.
     "admission.wait.ms" => admission_wait_ms: Duration = Duration::from_secs(5),
         in Duration::ZERO => Duration::from_secs(60);
 

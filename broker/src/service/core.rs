@@ -14,7 +14,7 @@ use riverrun_proto::{
     reason::Reason,
     rpc::v1,
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     decode::Decoder,
     limits::Limits,
     resolve::Catalog,
+    shares::{Admission, Admitted, Progress, Short},
     status::Failure,
 };
 use crate::{
@@ -35,10 +36,13 @@ use crate::{
         topics::{NewTopic, TopicError},
     },
     metadata::Topic,
-    partition::registry::Registry,
+    partition::{Partition, registry::Registry},
     shutdown::Shutdown,
     telemetry::{Bound, Bounds, Request as Called, RequestMetrics, Usage},
 };
+
+/// Shortest pause between two looks at whether a partition gets on.
+const ADMISSION_LOOK_MIN: Duration = Duration::from_millis(1);
 
 /// See the module.
 pub(super) struct Core {
@@ -53,7 +57,7 @@ pub(super) struct Core {
     pub(super) requests: RequestMetrics,
     pub(super) hits: Hits,
     /// Batches received and not yet answered.
-    pub(super) admission: ByteBudget,
+    admission: Admission,
     /// Large answers on their way.
     fetch_budget: ByteBudget,
     /// Large messages on their way in.
@@ -70,7 +74,8 @@ pub(super) struct Core {
 
 /// Counters of bounds that were hit.
 pub(super) struct Hits {
-    pub(super) admission: Bound,
+    admission: Bound,
+    partition_share: Bound,
     pub(super) receiving: Bound,
     pub(super) stream_in_flight: Bound,
     pub(super) fetch_partitions: Bound,
@@ -87,12 +92,19 @@ pub(super) struct FetchWaiter(Arc<AtomicUsize>);
 impl Core {
     pub(super) fn new(env: ServiceEnv, bounds: &Bounds) -> Self {
         let limits = env.limits;
-        let admission = ByteBudget::new(limits.admission_bytes);
+        let admission = Admission::new(limits.admission_bytes);
         let fetch_budget = ByteBudget::new(limits.fetch_memory_bytes);
         let receive_budget = ByteBudget::new(limits.receive_bytes);
         let fetch_waiters = Arc::new(AtomicUsize::new(0));
         let hits = Hits {
-            admission: watch_budget(bounds, "produce", &admission),
+            admission: bounds.watch_pool("produce", {
+                let admission = admission.clone();
+                move || Usage { used: admission.used() as u64, limit: admission.total() as u64 }
+            }),
+            partition_share: bounds.watch("produce.partition.share", {
+                let admission = admission.clone();
+                move || Usage { used: admission.largest() as u64, limit: admission.share() as u64 }
+            }),
             fetch_memory: watch_budget(bounds, "fetch", &fetch_budget),
             receiving: watch_budget(bounds, "receive", &receive_budget),
             fetch_waiters: bounds.watch("fetch.waiters.max", {
@@ -180,20 +192,73 @@ impl Core {
         }
     }
 
-    /// Admission of a unary produce: waits its turn, but not forever.
-    pub(super) async fn admit(&self, bytes: usize, time: Duration) -> Result<BytePermit, Failure> {
-        if let Some(permit) = self.admission.try_take(bytes) {
-            return Ok(permit);
+    /// Admission of `bytes` for `partition`, if it need not wait.
+    pub(super) fn try_admit(&self, partition: &Partition, bytes: usize) -> Option<Admitted> {
+        match self.admission.try_take(partition.id(), bytes, self.progress(partition)) {
+            Ok(admitted) => return Some(admitted),
+            Err(Short::Share) => self.hits.partition_share.hit(),
+            Err(Short::Budget) => self.hits.admission.hit(),
         }
-        self.hits.admission.hit();
+        None
+    }
+
+    /// Admission of `bytes` for `partition`, when it is its turn; refused when the partition hangs:
+    /// it holds bytes and its high watermark has stood still for `produce.admission.wait.ms`. Else
+    /// whoever waits for it would hang with it, and what comes behind as well.
+    ///
+    /// Cancel safe; dropped, it loses its place in the line.
+    pub(super) async fn admit_in_turn(
+        self: Arc<Self>,
+        partition: Arc<Partition>,
+        bytes: usize,
+    ) -> Result<Admitted, Failure> {
+        let most = self.limits.admission_wait;
+        let taking = self.admission.clone().take(partition.id(), bytes);
+        tokio::pin!(taking);
+        loop {
+            let still_for = self.admission.still_for(partition.id(), self.progress(&partition));
+            let left = most.saturating_sub(still_for.unwrap_or_default());
+            let hangs = still_for.is_some() && left.is_zero();
+            tokio::select! {
+                biased;
+                admitted = &mut taking => return Ok(admitted),
+                () = std::future::ready(()), if hangs => {
+                    let message = format!(
+                        "the partition has not got on for {most:?} and holds as much as it may of \
+                         what the broker keeps unanswered (produce.admission.wait.ms); slow down, \
+                         or look at its disk and replicas"
+                    );
+                    return Err(Failure::throttled(message));
+                }
+                () = sleep(left.max(ADMISSION_LOOK_MIN)), if !hangs => {}
+            }
+        }
+    }
+
+    /// Admission of a unary produce: waits its turn, but not forever.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        partition: &Arc<Partition>,
+        bytes: usize,
+        time: Duration,
+    ) -> Result<Admitted, Failure> {
+        if let Some(admitted) = self.try_admit(partition, bytes) {
+            return Ok(admitted);
+        }
         let wait = self.limits.admission_wait.min(time);
-        timeout(wait, self.admission.clone().take(bytes)).await.map_err(|_| {
+        let admitting = Arc::clone(self).admit_in_turn(Arc::clone(partition), bytes);
+        timeout(wait, admitting).await.map_err(|_| {
             Failure::throttled(format!(
-                "the broker holds {} bytes of batches that are not yet answered, its limit \
-                 (produce.admission.percent); slow down",
-                self.admission.used()
+                "the broker holds {} bytes of batches that are not yet answered; its limit is {} \
+                 (produce.admission.percent), a quarter of that for one partition; slow down",
+                self.admission.used(),
+                self.admission.total()
             ))
-        })
+        })?
+    }
+
+    fn progress(&self, partition: &Partition) -> Progress {
+        Progress { high_watermark: partition.high_watermark(), now: self.clock.monotonic() }
     }
 
     /// Memory for a large answer.

@@ -8,7 +8,8 @@
 //!   connections × connection window │ HTTP/2, before anything is looked at
 //!   streams × one usual message     │ being received or sent
 //!   receive budget                  │ larger messages being received           receiving.rs
-//!   produce budget                  │ batches received and not yet answered    admission.rs
+//!   produce budget                  │ batches received and not yet answered    shares.rs
+//!     a share of it for a partition │ so that one which hangs leaves the rest
 //!   fetch budget                    │ answers larger than a usual message      core.rs
 //! ```
 //!
@@ -20,7 +21,7 @@
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
-//! | `core`, `resolve`, `admission`, `deadline`, [`limits`] | what all calls share |
+//! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
 //! | `connections`, `responsive`, `held`, `receiving` | what surrounds them |
 
 mod admin;
@@ -48,6 +49,7 @@ mod receiving;
 mod record_batches;
 mod resolve;
 mod responsive;
+mod shares;
 mod status;
 mod subscriptions;
 mod tail;
@@ -224,6 +226,8 @@ mod drain_test;
 mod fetch_stream_test;
 #[cfg(test)]
 mod fetch_unary_test;
+#[cfg(test)]
+mod hanging_test;
 #[cfg(test)]
 mod metadata_test;
 #[cfg(test)]

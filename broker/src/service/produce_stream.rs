@@ -3,13 +3,21 @@
 //! The whole stream is one state machine, driven by HTTP/2 asking for its next message. In order of
 //! precedence it answers what is answered, places what was read, and only then reads on. Three
 //! things keep it from reading, and so fill the client's HTTP/2 window and make it wait:
-//! the client is past its advertised window, the broker's admission bytes are used up, or nobody
-//! takes the acks.
+//! the client is past its advertised window, the broker's admission bytes are used up or the
+//! partition's share of them ([`super::shares`]), or nobody takes the acks.
 //!
 //! ```text
 //!          read ──► admitted ──► checked ──► Partition::produce ──► AckQueue ──► coalesced acks
 //!   window: batches and bytes between `admitted` and the ack          any thread │ this stream
 //! ```
+//!
+//! # A partition over its share
+//! HTTP/2 gives one order of bytes per stream, so a batch that must wait holds up those behind it,
+//! also of other partitions. As long as its partition gets on, that is backpressure: the stream's
+//! client asks for more than the disk gives and is slowed. Where the partition hangs (its high
+//! watermark stood still for `produce.admission.wait.ms`), its batches are refused instead, in band,
+//! retriable and definite, and the others go on: a stream is held up by one hanging disk once, for
+//! that time at most. The client keeps what was refused and its callers wait for it.
 //!
 //! A batch's bytes are a slice of the receive buffer all the way. Order holds per partition because
 //! batches are placed one after the other; acks come as partitions complete them.
@@ -34,11 +42,11 @@ use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming};
 
 use super::{
-    admission::BytePermit,
     batch,
     convert::{self, AckMode},
     core::Core,
     in_flight::{AckQueue, InFlight, Outcome, Sent},
+    shares::Admitted,
     status::Failure,
 };
 use crate::{
@@ -87,7 +95,7 @@ struct ProduceStream {
     /// Batches of the message read last that wait for admission, in order. At most one message's.
     waiting: VecDeque<v1::ProduceStreamAppend>,
     /// The first of them is in line for admission.
-    admission: Option<BoxFuture<'static, BytePermit>>,
+    admission: Option<BoxFuture<'static, Result<Admitted, Failure>>>,
     in_flight: InFlight<Target>,
     acks: Arc<AckQueue>,
     taken: Vec<Outcome>,
@@ -127,7 +135,7 @@ enum Reading {
 /// What a step waited for.
 enum Woken {
     Acks,
-    Admitted(BytePermit),
+    Admitted(Result<Admitted, Failure>),
     Request(Result<Option<v1::ProduceStreamRequest>, Status>),
     Drain,
     DrainOver,
@@ -178,10 +186,10 @@ impl ProduceStream {
             }
             match self.wait().await {
                 Woken::Acks => {}
-                Woken::Admitted(permit) => {
+                Woken::Admitted(outcome) => {
                     self.admission = None;
                     if let Some(append) = self.waiting.pop_front() {
-                        self.place(append, permit);
+                        self.place(append, outcome);
                     }
                 }
                 Woken::Request(request) => {
@@ -300,39 +308,57 @@ impl ProduceStream {
         while self.admission.is_none()
             && let Some(append) = self.waiting.pop_front()
         {
+            let partition = match self.partition_of(&append) {
+                Ok(partition) => partition,
+                Err(failure) => {
+                    self.refuse(append.correlation_id, &failure);
+                    continue;
+                }
+            };
             let bytes = append.batch.len() + BATCH_OVERHEAD_BYTES;
-            match self.core.admission.try_take(bytes) {
-                Some(permit) => self.place(append, permit),
+            match self.core.try_admit(&partition, bytes) {
+                Some(admitted) => self.place(append, Ok(admitted)),
                 None => {
-                    self.core.hits.admission.hit();
-                    self.admission = Some(self.core.admission.clone().take(bytes).boxed());
+                    let core = Arc::clone(&self.core);
+                    self.admission = Some(core.admit_in_turn(partition, bytes).boxed());
                     self.waiting.push_front(append);
                 }
             }
         }
     }
 
-    fn place(&mut self, append: v1::ProduceStreamAppend, permit: BytePermit) {
+    fn place(&mut self, append: v1::ProduceStreamAppend, admitted: Result<Admitted, Failure>) {
         let correlation_id = append.correlation_id;
-        if let Err(failure) = self.try_place(append, permit) {
-            self.core.requests.observe_error(Called::ProduceStreamAppend, failure.reason());
-            let error = self.core.catalog.wire_error(&failure);
-            let outcome = Some(v1::produce_stream_ack::Outcome::Error(error));
-            self.refused.push(v1::ProduceStreamAck { correlation_id, outcome });
+        if let Err(failure) = admitted.and_then(|admitted| self.try_place(append, admitted)) {
+            self.refuse(correlation_id, &failure);
         }
+    }
+
+    /// Answers a batch that reaches no partition.
+    fn refuse(&mut self, correlation_id: u64, failure: &Failure) {
+        self.core.requests.observe_error(Called::ProduceStreamAppend, failure.reason());
+        let error = self.core.catalog.wire_error(failure);
+        let outcome = Some(v1::produce_stream_ack::Outcome::Error(error));
+        self.refused.push(v1::ProduceStreamAck { correlation_id, outcome });
+    }
+
+    fn partition_of(&self, append: &v1::ProduceStreamAppend) -> Result<Arc<Partition>, Failure> {
+        let topic = convert::topic_id(&append.topic_id)?;
+        self.core.catalog.partition_by_id(topic, append.partition)
     }
 
     fn try_place(
         &mut self,
         append: v1::ProduceStreamAppend,
-        permit: BytePermit,
+        admitted: Admitted,
     ) -> Result<(), Failure> {
         let opened = self.opened.expect("only an open stream reads appends");
         convert::batch_format(append.format)?;
         let leader_epoch: Option<LeaderEpoch> =
             convert::leader_epoch(append.leader_epoch, "leader_epoch")?;
-        let topic = convert::topic_id(&append.topic_id)?;
-        let partition = self.core.catalog.partition_by_id(topic, append.partition)?;
+        // Once more: it may have waited for long.
+        let partition = self.partition_of(&append)?;
+        let topic = partition.id().topic;
         let bytes = append.batch.len();
         let batch = batch::check(append.batch)?;
         let arrived = self.core.clock.monotonic();
@@ -351,7 +377,7 @@ impl ProduceStream {
             },
             leader_epoch,
             deadline: arrived + opened.ack_timeout,
-            ticket: Ticket::new(Arc::clone(&self.acks) as Arc<dyn ProduceSink>, tag, permit),
+            ticket: Ticket::new(Arc::clone(&self.acks) as Arc<dyn ProduceSink>, tag, admitted),
         });
         Ok(())
     }

@@ -1,11 +1,14 @@
 //! `Produce`: plain records to one topic; the broker partitions and encodes them. One result per
 //! record, in order.
 //!
-//! Batches of one partition are appended one after the other, each after the one before was
-//! answered, so that a refused one is not overtaken; partitions go side by side.
+//! Each partition's records go their own way: admitted, encoded, appended batch after batch, each
+//! after the one before was answered, so that a refused one is not overtaken. Partitions go side by
+//! side; one that hangs keeps only its own records waiting.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use futures::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
 use riverrun_proto::{
@@ -17,37 +20,41 @@ use riverrun_proto::{
 use tokio::{sync::Notify, time::timeout};
 
 use super::{
-    admission::BytePermit,
     convert::{self, AckMode},
     core::Core,
-    record_batches::{self, Place, Plan, Spread},
+    record_batches::{self, Group, Place, Spread},
+    shares::Admitted,
     status::Failure,
 };
 use crate::{
     clock::Instant,
     metadata::Topic,
-    partition::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket},
+    partition::{Acks, Append, Partition, ProduceError, ProduceSink, Produced, Ticket},
 };
 
-/// Collects the outcomes of one round.
-struct Collector {
-    state: Mutex<Collected>,
-    done: Notify,
-}
+/// What a record costs besides its bytes while it waits to be encoded.
+const RECORD_OVERHEAD_BYTES: usize = size_of::<v1::Record>();
 
-struct Collected {
-    outcomes: Vec<Option<Result<Produced, ProduceError>>>,
-    missing: usize,
-}
-
-/// How a call's batches are appended.
-struct Manner {
+/// One call, as far as all its partitions share it.
+struct Call<'a> {
+    core: &'a Arc<Core>,
+    topic: &'a Arc<Topic>,
     mode: AckMode,
-    deadline: Instant,
+    codec: Codec,
+    /// How long to wait for replicas and disk.
+    ack_timeout: Duration,
     /// When the client gives up.
-    time: Duration,
-    /// Held until the last batch is answered, even where nobody waits for that.
-    admitted: Arc<BytePermit>,
+    ends: Instant,
+}
+
+/// What became of one record.
+type RecordOutcome = Result<v1::RecordAck, Failure>;
+
+/// Takes the outcome of one batch.
+#[derive(Default)]
+struct Answer {
+    outcome: Mutex<Option<Result<Produced, ProduceError>>>,
+    done: Notify,
 }
 
 /// Handles one call.
@@ -56,55 +63,47 @@ pub(super) async fn produce(
     request: v1::ProduceRequest,
     time: Duration,
 ) -> Result<v1::ProduceResponse, Failure> {
+    let ends = core.clock.monotonic() + time;
     let mode = convert::ack_mode(request.acks)?;
     let asked = convert::duration(request.ack_timeout.as_ref(), "ack_timeout")?;
     let list = request.records.unwrap_or_default();
     let codec = convert::codec(list.compression)?.unwrap_or(Codec::None);
-    let bytes = check_records(core, &list)?;
+    check_records(core, &list)?;
     let named = convert::topic_ref(&request.topic, &request.topic_id)?;
     let topic = core.topic(&named, true).await?;
     let spread = spread(core, &topic, request.partition)?;
-    // The records as they came, and once more as batches.
-    let admitted = Arc::new(core.admit(2 * bytes, time).await?);
 
-    let now = core.clock.now();
-    let batch_bytes_max = core.topic_config(&topic).max_message_bytes.as_usize();
-    let plan = core
-        .decoder
-        .compute(codec != Codec::None, move || {
-            record_batches::plan(&list.records, spread, codec, batch_bytes_max, now)
-        })
-        .await?;
-    let wait = core.limits.ack_timeout_for(asked).min(time);
-    let manner = Manner { mode, deadline: core.clock.monotonic() + wait, time, admitted };
-    let outcomes = append_all(core, &topic, &plan, &manner).await;
-    let results = plan.places.iter().map(|place| {
-        let outcome = match place {
-            Err(refused) => Err(refused.clone()),
-            Ok(place) => {
-                let batch = &plan.batches[place.batch];
-                match &outcomes[place.batch] {
-                    Ok(produced) => {
-                        Ok(record_ack(batch.partition, *place, produced.as_ref(), mode))
-                    }
-                    Err(failure) => Err(failure.clone()),
-                }
-            }
+    let ack_timeout = core.limits.ack_timeout_for(asked);
+    let call = Call { core, topic: &topic, mode, codec, ack_timeout, ends };
+    let records = list.records.len();
+    let groups = spread.groups(list.records).into_iter();
+    let written = join_all(groups.map(|(partition, group)| call.write(partition, group))).await;
+
+    // Nothing was even admitted: that is an answer to the call.
+    if let Some(failure) = written.iter().map(|w| w.as_ref().err()).collect::<Option<Vec<_>>>() {
+        let (_, failure) = failure.first().expect("there is a record, hence a group");
+        return Err(failure.clone());
+    }
+    let mut results = vec![v1::RecordResult::default(); records];
+    for group in written {
+        let outcomes: BTreeMap<usize, RecordOutcome> = match group {
+            Ok(outcomes) => outcomes,
+            Err((at, failure)) => at.into_iter().map(|at| (at, Err(failure.clone()))).collect(),
         };
-        v1::RecordResult {
-            outcome: Some(match outcome {
+        for (at, outcome) in outcomes {
+            results[at].outcome = Some(match outcome {
                 Ok(ack) => v1::record_result::Outcome::Ack(ack),
                 Err(failure) => {
                     v1::record_result::Outcome::Error(core.catalog.wire_error(&failure))
                 }
-            }),
+            });
         }
-    });
-    Ok(v1::ProduceResponse { results: results.collect() })
+    }
+    Ok(v1::ProduceResponse { results })
 }
 
-/// Whether the records can be taken; how many bytes they have.
-fn check_records(core: &Core, list: &v1::RecordList) -> Result<usize, Failure> {
+/// Whether the records can be taken.
+fn check_records(core: &Core, list: &v1::RecordList) -> Result<(), Failure> {
     let limits = &core.limits;
     if list.records.is_empty() {
         let message = "there are no records: an empty batch cannot be written";
@@ -131,7 +130,7 @@ fn check_records(core: &Core, list: &v1::RecordList) -> Result<usize, Failure> {
         )
         .at_field("records.idempotency_key"));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn spread(core: &Core, topic: &Topic, partition: Option<i32>) -> Result<Spread, Failure> {
@@ -146,103 +145,117 @@ fn spread(core: &Core, topic: &Topic, partition: Option<i32>) -> Result<Spread, 
     }
 }
 
-/// The outcome of each batch; `None` where the client waits for none.
-async fn append_all(
-    core: &Arc<Core>,
-    topic: &Topic,
-    plan: &Plan,
-    manner: &Manner,
-) -> Vec<Result<Option<Produced>, Failure>> {
-    let mut outcomes: Vec<Option<Result<Option<Produced>, Failure>>> =
-        vec![None; plan.batches.len()];
-    let mut failed: HashMap<PartitionIndex, Failure> = HashMap::new();
-    for round in 0..plan.rounds() {
-        let mut sent = Vec::new();
-        for (at, batch) in plan.batches.iter().enumerate() {
-            if batch.round != round || batch.bytes.is_empty() {
-                continue;
-            }
-            match failed.get(&batch.partition) {
-                Some(failure) => outcomes[at] = Some(Err(failure.clone())),
-                None => sent.push(at),
-            }
-        }
-        for (at, outcome) in append_round(core, topic, plan, &sent, manner).await {
-            if let Err(failure) = &outcome {
-                failed.insert(plan.batches[at].partition, failure.clone());
-            }
-            outcomes[at] = Some(outcome);
-        }
-    }
-    // A batch without an outcome has no records: all of them were too large.
-    outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(None))).collect()
-}
+// === impl Call ===
 
-async fn append_round(
-    core: &Arc<Core>,
-    topic: &Topic,
-    plan: &Plan,
-    sent: &[usize],
-    manner: &Manner,
-) -> Vec<(usize, Result<Option<Produced>, Failure>)> {
-    let collector = Collector::new(sent.len());
-    let mut refused: HashMap<usize, Failure> = HashMap::new();
-    for (tag, at) in sent.iter().enumerate() {
-        let sink = Arc::clone(&collector) as Arc<dyn ProduceSink>;
-        let ticket = Ticket::new(sink, tag as u64, Arc::clone(&manner.admitted));
-        if let Err(failure) = append_one(core, topic, plan, *at, manner, ticket) {
-            refused.insert(tag, failure);
-        }
+impl Call<'_> {
+    /// Writes the records of one partition. The outcome of each by its place in the request, or
+    /// which they are and why none was admitted.
+    async fn write(
+        &self,
+        partition: PartitionIndex,
+        group: Group,
+    ) -> Result<BTreeMap<usize, RecordOutcome>, (Vec<usize>, Failure)> {
+        let Group { records, at } = group;
+        let found = match self.core.catalog.partition_of(self.topic, partition) {
+            Ok(found) => found,
+            Err(failure) => {
+                return Ok(at.into_iter().map(|at| (at, Err(failure.clone()))).collect());
+            }
+        };
+        // The records as they came, and once more as batches.
+        let bytes: usize = records.iter().map(Message::encoded_len).sum();
+        let bytes = 2 * bytes + records.len() * RECORD_OVERHEAD_BYTES;
+        let admitted = match self.core.admit(&found, bytes, self.time_left()).await {
+            Ok(admitted) => Arc::new(admitted),
+            Err(failure) => return Err((at, failure)),
+        };
+        let outcomes = match self.append(partition, &found, records, &admitted).await {
+            Ok(outcomes) => outcomes,
+            Err(failure) => at.iter().map(|_| Err(failure.clone())).collect(),
+        };
+        Ok(at.into_iter().zip(outcomes).collect())
     }
-    if manner.mode != AckMode::None {
-        // The partition answers at the deadline; this is for one that does not.
-        let _ = timeout(manner.time, collector.all()).await;
-    }
-    let outcomes = collector.take();
-    let traffic = core.catalog.traffic(&topic.name);
-    sent.iter()
-        .enumerate()
-        .map(|(tag, at)| {
-            let outcome = match (refused.remove(&tag), outcomes[tag].clone()) {
-                (Some(failure), _) => Err(failure),
-                (None, Some(Ok(produced))) => {
-                    let records = produced.last_offset.next().distance_from(produced.base_offset);
-                    traffic.observe_produced(records, plan.batches[*at].bytes.len() as u64);
-                    Ok(Some(produced))
-                }
-                (None, Some(Err(error))) => {
-                    Err(core.catalog.refine(Failure::from(error), topic.id))
-                }
-                (None, None) if manner.mode == AckMode::None => Ok(None),
-                (None, None) => Err(ProduceError::TimedOut { appended: true }.into()),
+
+    /// Encodes and appends. One outcome per record, in order.
+    async fn append(
+        &self,
+        index: PartitionIndex,
+        partition: &Arc<Partition>,
+        records: Vec<v1::Record>,
+        admitted: &Arc<Admitted>,
+    ) -> Result<Vec<RecordOutcome>, Failure> {
+        let (codec, now) = (self.codec, self.core.clock.now());
+        let bytes_max = self.core.topic_config(self.topic).max_message_bytes.as_usize();
+        let plan = self
+            .core
+            .decoder
+            .compute(codec != Codec::None, move || {
+                record_batches::plan(&records, codec, bytes_max, now)
+            })
+            .await?;
+        let mut written = Vec::with_capacity(plan.batches.len());
+        for batch in plan.batches {
+            let outcome = match written.last() {
+                Some(Err(failure)) => Err(Failure::clone(failure)),
+                _ => self.append_one(partition, batch, admitted).await,
             };
-            (*at, outcome)
-        })
-        .collect()
-}
+            written.push(outcome);
+        }
+        let outcome = |place: Result<Place, Failure>| {
+            let place = place?;
+            let produced = written[place.batch].as_ref().map_err(Failure::clone)?;
+            Ok(record_ack(index, place, produced.as_ref(), self.mode))
+        };
+        Ok(plan.places.into_iter().map(outcome).collect())
+    }
 
-/// Hands one batch to its partition; the ticket of a refused one is answered and not looked at.
-fn append_one(
-    core: &Core,
-    topic: &Topic,
-    plan: &Plan,
-    at: usize,
-    manner: &Manner,
-    ticket: Ticket,
-) -> Result<(), Failure> {
-    let planned = &plan.batches[at];
-    let partition = core.catalog.partition_of(topic, planned.partition)?;
-    partition.produce(Append {
-        batch: RecordBatch::validate(planned.bytes.clone())?,
-        acks: match manner.mode {
-            AckMode::All => Acks::All,
-            AckMode::Leader | AckMode::None => Acks::Leader,
-        },
-        leader_epoch: None,
-        deadline: manner.deadline,
-        ticket,
-    });
-    Ok(())
+    /// The outcome of one batch; `None` where the client waits for none.
+    async fn append_one(
+        &self,
+        partition: &Arc<Partition>,
+        bytes: Bytes,
+        admitted: &Arc<Admitted>,
+    ) -> Result<Option<Produced>, Failure> {
+        let answer = Arc::new(Answer::default());
+        let size = bytes.len() as u64;
+        let time = self.time_left();
+        partition.produce(Append {
+            batch: RecordBatch::validate(bytes)?,
+            acks: match self.mode {
+                AckMode::All => Acks::All,
+                AckMode::Leader | AckMode::None => Acks::Leader,
+            },
+            leader_epoch: None,
+            deadline: self.core.clock.monotonic() + self.ack_timeout.min(time),
+            // Held until it is answered, even where nobody waits for that.
+            ticket: Ticket::new(
+                Arc::clone(&answer) as Arc<dyn ProduceSink>,
+                0,
+                Arc::clone(admitted),
+            ),
+        });
+        if self.mode != AckMode::None {
+            // The partition answers at the deadline; this is for one that does not.
+            let _ = timeout(time, answer.done.notified()).await;
+        }
+        let outcome = answer.outcome.lock().take();
+        match outcome {
+            Some(Ok(produced)) => {
+                if !produced.duplicate {
+                    let records = produced.last_offset.next().distance_from(produced.base_offset);
+                    self.core.catalog.traffic(&self.topic.name).observe_produced(records, size);
+                }
+                Ok(Some(produced))
+            }
+            Some(Err(error)) => Err(self.core.catalog.refine(Failure::from(error), self.topic.id)),
+            None if self.mode == AckMode::None => Ok(None),
+            None => Err(ProduceError::TimedOut { appended: true }.into()),
+        }
+    }
+
+    fn time_left(&self) -> Duration {
+        self.ends.duration_since(self.core.clock.monotonic())
+    }
 }
 
 fn record_ack(
@@ -266,41 +279,19 @@ fn record_ack(
     }
 }
 
-// === impl Collector ===
+// === impl Answer ===
 
-impl Collector {
-    fn new(tickets: usize) -> Arc<Self> {
-        let state = Collected { outcomes: vec![None; tickets], missing: tickets };
-        Arc::new(Self { state: Mutex::new(state), done: Notify::new() })
-    }
-
-    async fn all(&self) {
-        while self.state.lock().missing > 0 {
-            self.done.notified().await;
-        }
-    }
-
-    fn take(&self) -> Vec<Option<Result<Produced, ProduceError>>> {
-        self.state.lock().outcomes.clone()
+impl ProduceSink for Answer {
+    fn complete(&self, _: u64, outcome: Result<Produced, ProduceError>) {
+        *self.outcome.lock() = Some(outcome);
+        self.done.notify_one();
     }
 }
 
-impl ProduceSink for Collector {
-    fn complete(&self, tag: u64, outcome: Result<Produced, ProduceError>) {
-        let mut state = self.state.lock();
-        let slot = usize::try_from(tag).ok().and_then(|tag| state.outcomes.get_mut(tag));
-        if let Some(slot) = slot {
-            *slot = Some(outcome);
-            state.missing -= 1;
-        }
-        if state.missing == 0 {
-            self.done.notify_one();
-        }
-    }
-}
-
-impl fmt::Debug for Collector {
+impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Collector").field("missing", &self.state.lock().missing).finish()
+        f.debug_struct("Answer")
+            .field("outcome", &self.outcome.lock().is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -201,7 +201,8 @@ async fn admission_used_up_is_told_after_a_while() {
     let error = error_of(&refused.unwrap_err());
     assert_eq!(error.reason, "THROTTLING_QUOTA_EXCEEDED");
     assert!(error.retriable && error.definite && error.retry_after.is_some(), "{error:?}");
-    assert!(broker.metric("riverrun_bound_hits_total{bound=\"produce\"}") >= 1.0);
+    let hits = "riverrun_bound_hits_total{bound=\"produce.partition.share\"}";
+    assert!(broker.metric(hits) >= 1.0);
     drop(gate);
     let answer = soon(kept).await.unwrap().unwrap().into_inner();
     assert_eq!(ack(&answer.results[0]).offset, Some(1));

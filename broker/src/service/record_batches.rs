@@ -1,5 +1,7 @@
-//! Plain records into batches: which partition each goes to, which batch, and which place in it.
-//! Pure, so that the way back (one result per record, in order) is tested without a broker.
+//! Plain records into batches: which partition each goes to, then which batch of it, and which place
+//! in that. Pure, so that the way back (one result per record, in order) is tested without a broker.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use riverrun_proto::{
@@ -22,22 +24,21 @@ pub(super) enum Spread {
     ByKey { partitions: u32, keyless: PartitionIndex },
 }
 
-/// What becomes of the records of one request.
+/// The records of one request that go to one partition.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Batches of one partition stand in the order they must be appended in.
-    pub(super) batches: Vec<PlannedBatch>,
-    /// One per record, in the request's order.
-    pub(super) places: Vec<Result<Place, Failure>>,
+pub(super) struct Group {
+    pub(super) records: Vec<v1::Record>,
+    /// Which of the request's records they are.
+    pub(super) at: Vec<usize>,
 }
 
-/// A batch to append.
-#[derive(Debug)]
-pub(super) struct PlannedBatch {
-    pub(super) partition: PartitionIndex,
-    /// How many batches of the same partition come before it.
-    pub(super) round: usize,
-    pub(super) bytes: Bytes,
+/// What becomes of the records of one group.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// In the order they must be appended in; none is empty.
+    pub(super) batches: Vec<Bytes>,
+    /// One per record, in the group's order.
+    pub(super) places: Vec<Result<Place, Failure>>,
 }
 
 /// Where a record is within a plan.
@@ -49,15 +50,18 @@ pub(super) struct Place {
     pub(super) timestamp: Timestamp,
 }
 
-/// A partition's batch that still takes records.
-struct Open {
-    partition: PartitionIndex,
-    builder: BatchBuilder,
-    batch: usize,
-    rounds: usize,
-}
-
 impl Spread {
+    /// Sorts records by where they go; those of one partition stay in order.
+    pub(super) fn groups(self, records: Vec<v1::Record>) -> BTreeMap<PartitionIndex, Group> {
+        let mut groups = BTreeMap::<_, Group>::new();
+        for (at, record) in records.into_iter().enumerate() {
+            let group = groups.entry(self.partition(record.key.as_deref())).or_default();
+            group.records.push(record);
+            group.at.push(at);
+        }
+        groups
+    }
+
     fn partition(self, key: Option<&[u8]>) -> PartitionIndex {
         match (self, key) {
             (Self::To(partition), _) => partition,
@@ -70,11 +74,11 @@ impl Spread {
     }
 }
 
-/// Encodes `records` into batches of at most `batch_bytes_max`. A record that is too large alone
-/// gets its error; the others go on without it. `now` is the time of records that have none.
+/// Encodes the records of one partition into batches of at most `batch_bytes_max`. A record that is
+/// too large alone gets its error; the others go on without it. `now` is the time of records that
+/// have none.
 pub(super) fn plan(
     records: &[v1::Record],
-    spread: Spread,
     codec: Codec,
     batch_bytes_max: usize,
     now: Timestamp,
@@ -86,52 +90,26 @@ pub(super) fn plan(
         ..BatchOptions::default()
     };
     let mut plan = Plan::default();
-    let mut open: Vec<Open> = Vec::new();
+    let mut builder = BatchBuilder::new(options.clone());
     let mut compressor = Compressor::new();
     for record in records {
         let timestamp = record.timestamp_ms.map_or(now, Timestamp::from_millis);
-        let partition = spread.partition(record.key.as_deref());
-        let at = open.iter().position(|o| o.partition == partition).unwrap_or_else(|| {
-            let batch = plan.reserve(partition, 0);
-            let builder = BatchBuilder::new(options.clone());
-            open.push(Open { partition, builder, batch, rounds: 0 });
-            open.len() - 1
-        });
-        let slot = &mut open[at];
-        let mut appended = append(&mut slot.builder, timestamp, record);
+        let mut appended = append(&mut builder, timestamp, record);
         if appended == Err(AppendError::Full) {
-            slot.rounds += 1;
-            let next = plan.reserve(partition, slot.rounds);
-            let full = std::mem::replace(&mut slot.builder, BatchBuilder::new(options.clone()));
-            plan.batches[slot.batch].bytes = full.finish_with(&mut compressor).0;
-            slot.batch = next;
-            appended = append(&mut slot.builder, timestamp, record);
+            let full = std::mem::replace(&mut builder, BatchBuilder::new(options.clone()));
+            plan.batches.push(full.finish_with(&mut compressor).0);
+            appended = append(&mut builder, timestamp, record);
         }
+        let batch = plan.batches.len();
         plan.places.push(match appended {
-            Ok(index) => Ok(Place { batch: slot.batch, index, timestamp }),
+            Ok(index) => Ok(Place { batch, index, timestamp }),
             Err(error) => Err(too_large(error, batch_bytes_max)),
         });
     }
-    for slot in open {
-        if !slot.builder.is_empty() {
-            plan.batches[slot.batch].bytes = slot.builder.finish_with(&mut compressor).0;
-        }
+    if !builder.is_empty() {
+        plan.batches.push(builder.finish_with(&mut compressor).0);
     }
     plan
-}
-
-// === impl Plan ===
-
-impl Plan {
-    /// How many batches the fullest partition gets.
-    pub(super) fn rounds(&self) -> usize {
-        self.batches.iter().map(|batch| batch.round + 1).max().unwrap_or(0)
-    }
-
-    fn reserve(&mut self, partition: PartitionIndex, round: usize) -> usize {
-        self.batches.push(PlannedBatch { partition, round, bytes: Bytes::new() });
-        self.batches.len() - 1
-    }
 }
 
 fn append(
