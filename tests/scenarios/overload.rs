@@ -202,8 +202,10 @@ async fn a_hung_partition_does_not_take_the_brokers_room_from_others() {
         Err(why) => return passed_over(&format!("cannot mount a hanging disk: {why}")),
     };
     let data = data_dir();
-    // Nothing is refused here: who is over its share waits.
-    let options = bounded(data.path()).set("produce.admission.wait.ms", "60s");
+    // Nothing is refused here and no wait ends: who is over its share waits.
+    let options = bounded(data.path())
+        .set("produce.admission.wait.ms", "60s")
+        .set("produce.ack.timeout.ms", "10m");
     let (blocked, _shown) = match blocked_and_free(&options, &disk).await {
         Ok(made) => made,
         Err(why) => return passed_over(&why),
@@ -229,7 +231,8 @@ async fn a_hung_partition_does_not_take_the_brokers_room_from_others() {
                 let ack = ack.expect("the stream stays").expect("it does not end");
                 assert_eq!(ack.correlation_id, id);
                 let outcome = ack.outcome.expect("there is one");
-                assert!(matches!(outcome, v1::produce_stream_ack::Outcome::Result(_)));
+                let written = matches!(outcome, v1::produce_stream_ack::Outcome::Result(_));
+                assert!(written, "{outcome:?}");
             }
         });
     }
@@ -237,8 +240,9 @@ async fn a_hung_partition_does_not_take_the_brokers_room_from_others() {
         let metrics = http::metrics(broker.http()).await;
         metrics.value(&format!("riverrun_bound_{what}{{bound=\"produce.partition.share\"}}"))
     };
-    wait::until("every stream waits for its share", async || {
-        share("hits_total").await >= f64::from(streams)
+    // The share is as much as three of them send; all the others wait.
+    wait::until("the streams wait for their share", async || {
+        share("hits_total").await >= f64::from(streams - 4)
     })
     .await;
     assert!(share("used").await <= share("limit").await);

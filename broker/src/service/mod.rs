@@ -7,7 +7,7 @@
 //! ```text
 //!   connections × connection window │ HTTP/2, before anything is looked at
 //!   streams × one usual message     │ being received or sent
-//!   receive budget                  │ larger messages being received           receiving.rs
+//!   receive budget                  │ larger messages and many elements, received  receiving.rs
 //!   produce budget                  │ batches received and not yet answered    shares.rs
 //!     a share of it for a partition │ so that one which hangs leaves the rest
 //!   fetch budget                    │ answers larger than a usual message      core.rs
@@ -22,7 +22,7 @@
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
-//! | `connections`, `responsive`, `held`, `receiving` | what surrounds them |
+//! | `connections`, `responsive`, `held`, `receiving`, `counting` | what surrounds them |
 
 mod admin;
 mod admission;
@@ -31,6 +31,7 @@ mod connections;
 mod consume;
 mod convert;
 mod core;
+mod counting;
 mod credit;
 mod deadline;
 mod decode;
