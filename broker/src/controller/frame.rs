@@ -9,11 +9,12 @@
 //!
 //! | kind | item | index | term | payload |
 //! |---|---|---|---|---|
-//! | 1 | [`Item::Entry`] | its index | its term | a metadata record |
+//! | 1 | [`Item::Entry`] | its index | its term | a metadata record; none where a leader began its term |
 //! | 2 | [`Item::HardState`] | commit | term | vote: voter id u64 |
 //! | 3 | [`Item::ConfState`] | from which on | its term | voters (protobuf encoding) |
 //! | 4 | [`Item::SnapshotMark`] | of the snapshot | its term | none |
 //! | 5 | [`Item::Image`] | its offset | its term | the metadata image; in snapshot files only |
+//! | 6 | [`Item::Entry`] | its index | its term | a change of voters: etcd's `ConfChangeV2` (protobuf) |
 //!
 //! A snapshot file has the same header and one frame: voters and image.
 //!
@@ -43,6 +44,7 @@ const HARD_STATE: u8 = 2;
 const CONF_STATE: u8 = 3;
 const SNAPSHOT_MARK: u8 = 4;
 const IMAGE: u8 = 5;
+const CHANGE: u8 = 6;
 
 /// Something the log keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,11 +66,21 @@ pub(super) enum Item {
 pub(super) struct Entry {
     pub(super) index: u64,
     pub(super) term: u64,
+    pub(super) kind: EntryKind,
     pub(super) record: Bytes,
 }
 
-/// Raft's hard state.
+/// What an entry's record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    /// A metadata record; or nothing, where a leader began its term.
+    Command,
+    /// A change of who votes; nothing, where it leaves the step between two sets of voters.
+    Change,
+}
+
+/// Raft's hard state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct HardState {
     pub(super) term: u64,
     pub(super) vote: VoterId,
@@ -77,33 +89,62 @@ pub(super) struct HardState {
 }
 
 /// The place of a snapshot in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Mark {
     pub(super) index: u64,
     pub(super) term: u64,
 }
 
-/// Who votes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who votes, and who only listens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Membership {
-    /// The entry that made it so.
+    /// The entry that made it so, or one after it.
     pub(super) at: Mark,
     pub(super) voters: Vec<Voter>,
+    /// Have the log, and do not vote.
+    pub(super) learners: Vec<Voter>,
+    /// Those who vote as well while one set of voters replaces another; else nobody.
+    pub(super) outgoing: Vec<Voter>,
+    /// Of the outgoing, those who stay as learners.
+    pub(super) learners_next: Vec<Voter>,
+    /// Whether the leader ends that by itself.
+    pub(super) auto_leave: bool,
+}
+
+impl Membership {
+    pub(super) fn of_voters(at: Mark, voters: Vec<Voter>) -> Self {
+        Self { at, voters, ..Self::default() }
+    }
+
+    /// Everybody in it; some twice.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Voter> {
+        [&self.voters, &self.learners, &self.outgoing, &self.learners_next].into_iter().flatten()
+    }
 }
 
 /// A voter: a node on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Voter {
-    pub(super) id: VoterId,
-    pub(super) node: BrokerId,
-    pub(super) directory: DirectoryId,
+pub struct Voter {
+    /// Its name in the quorum.
+    pub id: VoterId,
+    /// The node.
+    pub node: BrokerId,
+    /// The data directory, and so the disk.
+    pub directory: DirectoryId,
+}
+
+impl Voter {
+    /// The voter that a node is with this data directory.
+    pub fn new(node: BrokerId, directory: DirectoryId) -> Self {
+        Self { id: VoterId::of(directory), node, directory }
+    }
 }
 
 /// A voter's identity in the quorum. Bound to its disk: one that lost its disk is another voter, or
 /// it would forget votes and acknowledgements it gave (KIP-853 adds the directory id for the same
 /// reason).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct VoterId(pub(super) u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct VoterId(pub(super) u64);
 
 impl VoterId {
     pub(super) fn of(directory: DirectoryId) -> Self {
@@ -134,6 +175,14 @@ pub(super) enum Unreadable {
 struct VotersV1 {
     #[prost(message, repeated, tag = "1")]
     voters: Vec<VoterV1>,
+    #[prost(message, repeated, tag = "2")]
+    learners: Vec<VoterV1>,
+    #[prost(message, repeated, tag = "3")]
+    outgoing: Vec<VoterV1>,
+    #[prost(message, repeated, tag = "4")]
+    learners_next: Vec<VoterV1>,
+    #[prost(bool, tag = "5")]
+    auto_leave: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -225,17 +274,21 @@ impl Header {
 // === impl Item ===
 
 impl Item {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Entry(entry) => put(out, ENTRY, entry.index, entry.term, &entry.record),
+            Self::Entry(entry) => {
+                let kind = match entry.kind {
+                    EntryKind::Command => ENTRY,
+                    EntryKind::Change => CHANGE,
+                };
+                put(out, kind, entry.index, entry.term, &entry.record);
+            }
             Self::HardState(state) => {
                 put(out, HARD_STATE, state.commit, state.term, &state.vote.0.to_le_bytes());
             }
             Self::ConfState(membership) => {
-                let voters =
-                    VotersV1 { voters: membership.voters.iter().map(Into::into).collect() };
                 let Mark { index, term } = membership.at;
-                put(out, CONF_STATE, index, term, &voters.encode_to_vec());
+                put(out, CONF_STATE, index, term, &VotersV1::from(membership).encode_to_vec());
             }
             Self::SnapshotMark(mark) => put(out, SNAPSHOT_MARK, mark.index, mark.term, &[]),
             Self::Image(mark, image) => put(out, IMAGE, mark.index, mark.term, image),
@@ -258,8 +311,10 @@ impl Item {
 
     fn decode(kind: u8, index: u64, term: u64, payload: &[u8]) -> Result<Self, Unreadable> {
         match kind {
-            ENTRY => {
-                Ok(Self::Entry(Entry { index, term, record: Bytes::copy_from_slice(payload) }))
+            ENTRY | CHANGE => {
+                let kind = if kind == ENTRY { EntryKind::Command } else { EntryKind::Change };
+                let record = Bytes::copy_from_slice(payload);
+                Ok(Self::Entry(Entry { index, term, kind, record }))
             }
             HARD_STATE => {
                 let vote = payload
@@ -268,20 +323,52 @@ impl Item {
                     .map_err(|_| Unreadable::Damaged("a vote in it is not 8 bytes"))?;
                 Ok(Self::HardState(HardState { term, vote: VoterId(vote), commit: index }))
             }
-            CONF_STATE => {
-                let form = VotersV1::decode(payload)
-                    .map_err(|_| Unreadable::Damaged("a list of voters in it is malformed"))?;
-                if form.encode_to_vec() != payload {
-                    return Err(Unreadable::Newer("a list of voters with unknown fields".into()));
-                }
-                let voters =
-                    form.voters.into_iter().map(Voter::try_from).collect::<Result<_, _>>()?;
-                Ok(Self::ConfState(Membership { at: Mark { index, term }, voters }))
-            }
+            CONF_STATE => Ok(Self::ConfState(Membership::decode(Mark { index, term }, payload)?)),
             SNAPSHOT_MARK if payload.is_empty() => Ok(Self::SnapshotMark(Mark { index, term })),
             SNAPSHOT_MARK => Err(Unreadable::Newer("a snapshot mark with unknown fields".into())),
             IMAGE => Ok(Self::Image(Mark { index, term }, Bytes::copy_from_slice(payload))),
             kind => Err(Unreadable::Newer(format!("an item of unknown kind {kind}"))),
+        }
+    }
+}
+
+// === forms ===
+
+impl Membership {
+    /// The voters and learners, as they are stored.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        VotersV1::from(self).encode_to_vec()
+    }
+
+    pub(super) fn decode(at: Mark, payload: &[u8]) -> Result<Self, Unreadable> {
+        let form = VotersV1::decode(payload)
+            .map_err(|_| Unreadable::Damaged("a list of voters in it is malformed"))?;
+        if form.encode_to_vec() != payload {
+            return Err(Unreadable::Newer("a list of voters with unknown fields".into()));
+        }
+        let voters = |forms: Vec<VoterV1>| -> Result<Vec<_>, _> {
+            forms.into_iter().map(Voter::try_from).collect()
+        };
+        Ok(Self {
+            at,
+            voters: voters(form.voters)?,
+            learners: voters(form.learners)?,
+            outgoing: voters(form.outgoing)?,
+            learners_next: voters(form.learners_next)?,
+            auto_leave: form.auto_leave,
+        })
+    }
+}
+
+impl From<&Membership> for VotersV1 {
+    fn from(membership: &Membership) -> Self {
+        let forms = |voters: &[Voter]| voters.iter().map(Into::into).collect();
+        Self {
+            voters: forms(&membership.voters),
+            learners: forms(&membership.learners),
+            outgoing: forms(&membership.outgoing),
+            learners_next: forms(&membership.learners_next),
+            auto_leave: membership.auto_leave,
         }
     }
 }

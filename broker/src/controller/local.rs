@@ -30,8 +30,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::{inbox::Inbox, worker::Worker};
 use super::{
+    applied,
     error::{OpenError, QuorumError},
-    frame::VoterId,
+    frame::{EntryKind, VoterId},
     meta_properties::MetaProperties,
     quorum::{Accepted, Leader, MetaQuorum},
     store::{MetaStore, Recovered},
@@ -271,6 +272,10 @@ fn open_store(
 ) -> Result<(MetaStore, MetadataImage), OpenError> {
     let (store, recovered) = MetaStore::open(disk, data_dir, failure)?;
     check_identity(&store, identity)?;
+    if recovered.entries.iter().any(|entry| entry.kind == EntryKind::Change) {
+        // Who votes after that is for a quorum's own code to say.
+        return Err(OpenError::NotAlone { path: store.dir().to_owned(), voters: 2 });
+    }
     if recovered.torn {
         tracing::info!(
             dir = %store.dir().display(),
@@ -286,6 +291,10 @@ fn check_identity(store: &MetaStore, identity: &MetaProperties) -> Result<(), Op
     if store.cluster() != identity.cluster {
         let (found, expected) = (store.cluster(), identity.cluster);
         return Err(OpenError::OtherCluster { path, found, expected });
+    }
+    let voters = store.membership().all().count();
+    if voters > 1 {
+        return Err(OpenError::NotAlone { path, voters });
     }
     match store.voters() {
         [voter] if voter.id == VoterId::of(identity.directory) && voter.node == identity.node => {
@@ -310,9 +319,9 @@ fn replay(recovered: Recovered) -> Result<MetadataImage, OpenError> {
     for entry in entries {
         let offset =
             MetadataOffset::new(entry.index).expect("indices follow one another from 1 on");
-        let command =
-            record::decode(&entry.record).map_err(|source| OpenError::Record { offset, source })?;
-        image = image.apply(offset, &command).image;
+        image = applied::apply(&image, &entry)
+            .map_err(|source| OpenError::Record { offset, source })?
+            .image;
     }
     Ok(image)
 }

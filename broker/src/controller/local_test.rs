@@ -8,7 +8,7 @@ use riverrun_proto::{
 use super::*;
 use crate::{
     controller::{
-        frame::{Entry, Voter},
+        frame::{Entry, EntryKind, Voter},
         quorum::Accepted,
         subscription::Update,
         test_support::{DATA, NODE, SmallDisk, open_with},
@@ -295,7 +295,7 @@ fn a_record_of_a_newer_binary_stops_the_start() {
     let (mut store, _) =
         MetaStore::open(Arc::new(disk.clone()), Path::new(DATA), &failure).unwrap();
     let record = Bytes::from_static(&[99, 0, 1, 0]);
-    store.append(vec![Entry { index: 3, term: 1, record }]).unwrap();
+    store.append(vec![Entry { index: 3, term: 1, kind: EntryKind::Command, record }]).unwrap();
     drop(store);
     let error = open(&disk).unwrap_err();
     let OpenError::Record { offset, source } = &error else { panic!("{error}") };

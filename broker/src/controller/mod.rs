@@ -28,6 +28,7 @@
 //! first: it moves every partition this broker leads into a leader epoch in which nothing was
 //! written yet.
 
+mod applied;
 pub mod error;
 mod frame;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub mod meta_properties;
 pub mod placement;
 pub mod producer_ids;
 pub mod quorum;
+pub mod raft;
 mod store;
 pub mod subscription;
 #[cfg(test)]

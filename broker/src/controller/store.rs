@@ -26,7 +26,8 @@ use uuid::Uuid;
 use super::{
     error::OpenError,
     frame::{
-        Entry, HEADER_BYTES, HardState, Header, Item, Mark, Membership, Unreadable, Voter, VoterId,
+        Entry, EntryKind, HEADER_BYTES, HardState, Header, Item, Mark, Membership, Unreadable,
+        Voter, VoterId,
     },
     wal::{self, AppendError, ReadError, Wal, fail, is_full},
 };
@@ -108,6 +109,48 @@ impl MetaStore {
         identity: Identity,
         failure: &Failure,
     ) -> Result<(), OpenError> {
+        let Identity { cluster, node, directory } = identity;
+        let vote = VoterId::of(directory);
+        let membership =
+            Membership::of_voters(FORMATTED, vec![Voter { id: vote, node, directory }]);
+        let Mark { index, term } = FORMATTED;
+        let set_level = Command::SetFeatureLevel(SetFeatureLevel {
+            expected: FeatureLevel::NONE,
+            level: FeatureLevel::INITIAL,
+        });
+        let record = record::encode(&set_level).expect("a small record of a level we know");
+        let kind = EntryKind::Command;
+        let first = Checkpoint {
+            mark: FORMATTED,
+            membership,
+            hard_state: HardState { term, vote, commit: index + 1 },
+            entries: vec![Entry { index: index + 1, term, kind, record }],
+        };
+        let offset = MetadataOffset::new(index).expect("a small number");
+        let image = MetadataImage::default().at(offset);
+        Self::format_with(disk, data_dir, cluster, failure, &first, &image)
+    }
+
+    /// Makes the log of a node that is to join a quorum: empty, without a voter, so that it can
+    /// neither vote nor be elected before a leader has told it who votes.
+    pub(super) fn format_joining(
+        disk: &dyn Disk,
+        data_dir: &Path,
+        cluster: ClusterId,
+        failure: &Failure,
+    ) -> Result<(), OpenError> {
+        let (first, image) = (Checkpoint::default(), MetadataImage::default());
+        Self::format_with(disk, data_dir, cluster, failure, &first, &image)
+    }
+
+    fn format_with(
+        disk: &dyn Disk,
+        data_dir: &Path,
+        cluster: ClusterId,
+        failure: &Failure,
+        first: &Checkpoint,
+        image: &MetadataImage,
+    ) -> Result<(), OpenError> {
         let dir = data_dir.join(FORMATTING_DIR);
         disk.create_dir(&dir).map_err(OpenError::io("cannot create", &dir))?;
         // Left by a start that did not get far; nobody ever wrote anything of his there.
@@ -115,29 +158,12 @@ impl MetaStore {
             let path = dir.join(entry.name);
             disk.remove_file(&path).map_err(OpenError::io("cannot remove", &path))?;
         }
-        let Identity { cluster, node, directory } = identity;
-        let vote = VoterId::of(directory);
-        let membership =
-            Membership { at: FORMATTED, voters: vec![Voter { id: vote, node, directory }] };
-        let Mark { index, term } = FORMATTED;
-        let offset = MetadataOffset::new(index).expect("a small number");
-        let image = MetadataImage::default().at(offset);
-        write_snapshot(disk, &dir, failure, cluster, &membership, FORMATTED, &image)
+        write_snapshot(disk, &dir, failure, cluster, first, image)
             .map_err(|error| in_open(error, &dir))?;
-        let set_level = Command::SetFeatureLevel(SetFeatureLevel {
-            expected: FeatureLevel::NONE,
-            level: FeatureLevel::INITIAL,
-        });
-        let record = record::encode(&set_level).expect("a small record of a level we know");
-        let first = [
-            Item::HardState(HardState { term, vote, commit: index + 1 }),
-            Item::ConfState(membership),
-            Item::SnapshotMark(FORMATTED),
-            Item::Entry(Entry { index: index + 1, term, record }),
-        ];
-        let path = dir.join(wal_name(index + 1));
+        let path = dir.join(wal_name(first.mark.index + 1));
         let header = new_header(cluster);
-        Wal::create(disk, &path, header, failure, &first).map_err(|error| in_open(error, &dir))?;
+        Wal::create(disk, &path, header, failure, &first.group())
+            .map_err(|error| in_open(error, &dir))?;
         sync_dir(disk, &dir, failure, SyncPoint::MetaWalDir)?;
         let meta = data_dir.join(META_DIR);
         disk.rename(&dir, &meta).map_err(OpenError::io("cannot create", &meta))?;
@@ -166,6 +192,8 @@ impl MetaStore {
             let problem = "it does not say who votes, or which snapshot it follows";
             return Err(OpenError::damaged(&path, HEADER_BYTES, problem));
         };
+        check_commit(&hard_state, mark, &entries)
+            .map_err(|problem| OpenError::damaged(&path, HEADER_BYTES, problem))?;
         let header = content.header;
         let image = read_snapshot(&*disk, &dir, header.cluster, mark)?;
         let wal = Wal::open(&*disk, &path, &content, failure)?;
@@ -190,6 +218,28 @@ impl MetaStore {
         self.wal.append(&group)
     }
 
+    /// Appends a group. When this returns it is durable.
+    pub(super) fn write(&mut self, group: &[Item]) -> Result<(), AppendError> {
+        self.wal.append(group)?;
+        for item in group {
+            if let Item::HardState(state) = item {
+                self.hard_state = *state;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that `bytes` can be appended without meeting a full disk, and gives what can.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<u64, AppendError> {
+        self.wal.reserve(bytes)?;
+        Ok(self.room())
+    }
+
+    /// Bytes that can be appended without meeting a full disk.
+    pub(super) fn room(&self) -> u64 {
+        self.wal.room()
+    }
+
     /// Makes a snapshot, and begins a new log file after it. `image` must have all entries.
     /// [`AppendError::Full`] leaves everything as it was.
     pub(super) fn checkpoint(&mut self, image: &MetadataImage) -> Result<(), AppendError> {
@@ -198,30 +248,30 @@ impl MetaStore {
         if mark == self.snapshot {
             return Ok(());
         }
-        let cluster = self.cluster();
-        write_snapshot(
-            &*self.disk,
-            &self.dir,
-            &self.failure,
-            cluster,
-            &self.membership,
-            mark,
-            image,
-        )?;
         let hard_state = HardState { commit: index, ..self.hard_state };
-        let first = [
-            Item::HardState(hard_state),
-            Item::ConfState(self.membership.clone()),
-            Item::SnapshotMark(mark),
-        ];
-        let path = self.dir.join(wal_name(index + 1));
-        let wal = Wal::create(&*self.disk, &path, new_header(cluster), &self.failure, &first)?;
+        let membership = self.membership.clone();
+        self.replace(Checkpoint { mark, membership, hard_state, entries: Vec::new() }, image)
+    }
+
+    /// Makes a snapshot of `image`, and begins a new log file that has all of `first`: the new file
+    /// is all there is from then on. [`AppendError::Full`] leaves everything as it was.
+    pub(super) fn replace(
+        &mut self,
+        first: Checkpoint,
+        image: &MetadataImage,
+    ) -> Result<(), AppendError> {
+        let cluster = self.cluster();
+        write_snapshot(&*self.disk, &self.dir, &self.failure, cluster, &first, image)?;
+        let path = self.dir.join(wal_name(first.mark.index + 1));
+        let group = first.group();
+        let wal = Wal::create(&*self.disk, &path, new_header(cluster), &self.failure, &group)?;
         self.disk
             .sync_dir(&self.dir, SyncPoint::MetaWalDir)
             .map_err(|e| fail(&self.failure, "syncing", &self.dir, &e))?;
         self.wal = wal;
-        self.hard_state = hard_state;
-        self.snapshot = mark;
+        self.hard_state = first.hard_state;
+        self.membership = first.membership;
+        self.snapshot = first.mark;
         self.remove_all_but_newest()?;
         Ok(())
     }
@@ -264,6 +314,26 @@ impl MetaStore {
         &self.membership.voters
     }
 
+    /// Whether nothing was ever written to it: it was made to join, and nobody took it in yet.
+    pub(super) fn is_blank(&self, recovered: &Recovered) -> bool {
+        self.snapshot == Mark::default()
+            && self.hard_state == HardState::default()
+            && recovered.entries.is_empty()
+    }
+
+    /// As of the snapshot.
+    pub(super) fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    pub(super) fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    pub(super) fn snapshot(&self) -> Mark {
+        self.snapshot
+    }
+
     pub(super) fn term(&self) -> u64 {
         self.hard_state.term
     }
@@ -280,6 +350,30 @@ impl MetaStore {
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// What a log file begins with: all that holds when it is made.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Checkpoint {
+    /// Place of the snapshot.
+    pub(super) mark: Mark,
+    /// Who votes, as of the snapshot.
+    pub(super) membership: Membership,
+    pub(super) hard_state: HardState,
+    /// Those after the snapshot.
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Checkpoint {
+    fn group(&self) -> Vec<Item> {
+        let mut group = vec![
+            Item::HardState(self.hard_state),
+            Item::ConfState(self.membership.clone()),
+            Item::SnapshotMark(self.mark),
+        ];
+        group.extend(self.entries.iter().cloned().map(Item::Entry));
+        group
     }
 }
 
@@ -335,7 +429,13 @@ impl Replayed {
 
     fn take(&mut self, item: &Item) -> Result<(), String> {
         match item {
-            Item::HardState(state) => self.hard_state = Some(*state),
+            Item::HardState(state) => {
+                let before = self.hard_state.unwrap_or_default();
+                if state.term < before.term {
+                    return Err(format!("term {} comes after {}", state.term, before.term));
+                }
+                self.hard_state = Some(*state);
+            }
             Item::ConfState(membership) => self.membership = Some(membership.clone()),
             Item::SnapshotMark(mark) => {
                 self.entries.retain(|entry| entry.index > mark.index);
@@ -365,17 +465,27 @@ impl Replayed {
     }
 }
 
+/// What is known to be committed must be there.
+fn check_commit(state: &HardState, snapshot: Mark, entries: &[Entry]) -> Result<(), String> {
+    let last = entries.last().map_or(snapshot.index, |entry| entry.index);
+    if (snapshot.index..=last).contains(&state.commit) {
+        return Ok(());
+    }
+    Err(format!("{} is committed, {} to {last} is there", state.commit, snapshot.index))
+}
+
 fn write_snapshot(
     disk: &dyn Disk,
     dir: &Path,
     failure: &Failure,
     cluster: ClusterId,
-    membership: &Membership,
-    mark: Mark,
+    first: &Checkpoint,
     image: &MetadataImage,
 ) -> Result<(), AppendError> {
     let header = new_header(cluster);
-    let items = [Item::ConfState(membership.clone()), Item::Image(mark, snapshot::encode(image))];
+    let mark = first.mark;
+    let image = Item::Image(mark, snapshot::encode(image));
+    let items = [Item::ConfState(first.membership.clone()), image];
     let mut bytes = header.encode().to_vec();
     bytes.extend(header.frame(HEADER_BYTES as u64, &items));
     let path = dir.join(snapshot_name(mark.index));

@@ -43,7 +43,9 @@ fn image(recovered: &Recovered) -> MetadataImage {
 fn append(store: &mut MetaStore, image: &MetadataImage, command: &Command) -> MetadataImage {
     let index = image.offset().next().get();
     let record = record::encode(command).unwrap();
-    store.append(vec![Entry { index, term: store.term(), record }]).unwrap();
+    store
+        .append(vec![Entry { index, term: store.term(), kind: EntryKind::Command, record }])
+        .unwrap();
     apply(image, command).image
 }
 
@@ -208,7 +210,12 @@ fn a_full_disk_costs_the_checkpoint_and_nothing_else() {
 /// committed. Nothing else may be out of order.
 #[test]
 fn entries_follow_one_another_or_supersede() {
-    let entry = |index, term| Entry { index, term, record: Bytes::from_static(b"r") };
+    let entry = |index, term| Entry {
+        index,
+        term,
+        kind: EntryKind::Command,
+        record: Bytes::from_static(b"r"),
+    };
     let mut log = Replayed::default();
     assert!(log.take_entry(&entry(2, 1)).unwrap_err().contains("before the snapshot"));
     log.take(&Item::SnapshotMark(Mark { index: 4, term: 2 })).unwrap();

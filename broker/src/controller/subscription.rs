@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::metadata::{Applied, Delta, MetadataImage, MetadataOffset};
+use crate::metadata::{Delta, MetadataImage, MetadataOffset};
 
 /// Changes kept for slow subscribers. Images share nearly everything, so this costs little more
 /// than the deltas; creating a thousand topics at once leaves nobody behind.
@@ -72,10 +72,10 @@ impl Publisher {
     /// Publishes what became of the entry after the last one: first the image, then the deltas, so
     /// that nobody hears of a change he cannot see. An entry that changed nothing is published, too:
     /// whoever waits for a follower to reach an offset waits for any.
-    pub(super) fn publish(&self, applied: Applied) {
-        let image = Arc::new(applied.image);
+    pub(super) fn publish(&self, image: MetadataImage, deltas: Vec<Delta>) {
+        let image = Arc::new(image);
         self.shared.image.store(Arc::clone(&image));
-        let change = Change { offset: image.offset(), deltas: applied.deltas, image };
+        let change = Change { offset: image.offset(), deltas, image };
         // No receiver is no error: nobody follows at the moment.
         let _ = self.changes.send(Arc::new(change));
     }
@@ -143,7 +143,8 @@ mod tests {
             };
             topic.id = riverrun_proto::ids::TopicId::from_bytes(&id).unwrap();
             let command = crate::metadata::Command::CreateTopic(topic);
-            publisher.publish(apply(&image, &command));
+            let applied = apply(&image, &command);
+            publisher.publish(applied.image, applied.deltas);
         }
     }
 
@@ -172,7 +173,8 @@ mod tests {
     async fn a_rejected_command_moves_the_image_and_changes_nothing() {
         let publisher = publisher();
         let mut subscription = publisher.subscribe();
-        publisher.publish(apply(&publisher.image(), &level_1()));
+        let applied = apply(&publisher.image(), &level_1());
+        publisher.publish(applied.image, applied.deltas);
         assert_eq!(publisher.image().offset(), subscription.start().offset().next());
         let Some(Update::Change(change)) = subscription.next().await else { panic!() };
         assert_eq!(change.offset, publisher.image().offset());

@@ -137,14 +137,7 @@ impl Wal {
         self.failure.check()?;
         let frame = self.header.frame(self.end, group);
         let end = self.end + frame.len() as u64;
-        if end > self.allocated {
-            let to = end.next_multiple_of(ALLOCATE_STEP);
-            match self.file.allocate(to) {
-                Ok(()) => self.allocated = to,
-                Err(error) if is_full(&error) => return Err(AppendError::Full),
-                Err(error) => return Err(self.fail("allocating", &error).into()),
-            }
-        }
+        self.reserve(frame.len() as u64)?;
         match self.file.write_at(&[IoSlice::new(&frame)], self.end) {
             Ok(()) => {}
             // File systems that copy on write may run out of space where it was allocated. Part of
@@ -160,6 +153,25 @@ impl Wal {
         self.sync()?;
         self.end = end;
         Ok(())
+    }
+
+    /// Makes sure that so many bytes more can be written.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), AppendError> {
+        if bytes <= self.room() {
+            return Ok(());
+        }
+        let to = self.end.saturating_add(bytes).next_multiple_of(ALLOCATE_STEP);
+        match self.file.allocate(to) {
+            Ok(()) => self.allocated = to,
+            Err(error) if is_full(&error) => return Err(AppendError::Full),
+            Err(error) => return Err(self.fail("allocating", &error).into()),
+        }
+        Ok(())
+    }
+
+    /// Bytes behind the end that are allocated.
+    pub(super) fn room(&self) -> u64 {
+        self.allocated.saturating_sub(self.end)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use riverrun_proto::ids::ClusterId;
 
 use super::{
-    super::frame::{Entry, HardState, VoterId},
+    super::frame::{Entry, EntryKind, HardState, VoterId},
     *,
 };
 use crate::io::sim::{Fault, PowerCut, SimDisk};
@@ -18,7 +18,7 @@ fn header() -> Header {
 
 fn entry(index: u64, bytes: usize) -> Item {
     let record = Bytes::from(vec![index.to_le_bytes()[0]; bytes]);
-    Item::Entry(Entry { index, term: 1, record })
+    Item::Entry(Entry { index, term: 1, kind: EntryKind::Command, record })
 }
 
 fn hard_state() -> Item {

@@ -32,7 +32,7 @@
 
 mod content;
 mod names;
-mod rng;
+pub(crate) mod rng;
 mod world;
 
 use std::{

@@ -8,7 +8,7 @@ use super::{LocalOptions, Proposal, Shared};
 use crate::{
     controller::{
         error::QuorumError,
-        frame::Entry,
+        frame::{Entry, EntryKind},
         quorum::{Accepted, Leader},
         store::MetaStore,
         wal::AppendError,
@@ -67,6 +67,7 @@ impl Worker {
         let entries = (first..).zip(&group).map(|(index, proposal)| Entry {
             index,
             term,
+            kind: EntryKind::Command,
             record: proposal.record.clone(),
         });
         match self.store.append(entries.collect()) {
@@ -97,7 +98,7 @@ impl Worker {
         let offset = image.offset().next();
         let applied = image.apply(offset, &proposal.command);
         let outcome = applied.outcome.clone();
-        self.shared.publisher.publish(applied);
+        self.shared.publisher.publish(applied.image, applied.deltas);
         self.shared.counters.entries.fetch_add(1, Ordering::Relaxed);
         if let Err(rejection) = &outcome {
             tracing::debug!(%offset, %rejection, "a metadata command was rejected");
