@@ -16,5 +16,7 @@ pub mod membership;
 mod mutation;
 mod node;
 mod proposals;
+#[cfg(test)]
+mod sim;
 mod trace;
 mod writes;

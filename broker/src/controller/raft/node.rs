@@ -213,8 +213,10 @@ impl Node {
             return;
         }
         self.writes.tick();
-        // A voter that is alone wins as it stands; Raft wants its log to be on the disk by then.
-        if self.is_leader() || !self.is_alone() || self.writes.is_idle() {
+        // A voter that is alone wins as it stands; Raft wants its log to be on the disk by then. And
+        // nobody stands for election with a snapshot that is not on the disk.
+        let unfit = self.writes.installing() || (self.is_alone() && !self.writes.is_idle());
+        if self.is_leader() || !unfit {
             self.raw.tick();
         }
         for ticket in self.barriers.tick() {
@@ -245,6 +247,10 @@ impl Node {
         {
             self.stats.snapshots_refused += 1;
             tracing::error!(%why, "a snapshot of the metadata leader cannot be used");
+            return;
+        }
+        if kind == MessageType::MsgTimeoutNow && self.writes.installing() {
+            self.stats.messages_refused += 1;
             return;
         }
         let last = self.raw.raft.raft_log.last_index();
@@ -364,6 +370,40 @@ impl Node {
         NodeStats { truncations: self.raw.store().truncations(), ..self.stats }
     }
 
+    /// Where it stands, in words.
+    #[cfg(test)]
+    pub(super) fn describe(&self) -> String {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        let peers: Vec<_> = raft
+            .prs()
+            .iter()
+            .map(|(id, p)| format!("{} {:?} {}/{}", id % 1000, p.state, p.matched, p.next_idx))
+            .collect();
+        format!(
+            "{:?} term {} leader {} log {}..{} persisted {} committed {} applied {} idle {} \
+             voters {:?} {peers:?}",
+            raft.state,
+            raft.term,
+            raft.leader_id % 1000,
+            log.first_index(),
+            log.last_index(),
+            log.persisted,
+            log.committed,
+            log.applied,
+            self.writes.is_idle(),
+            self.membership().voters.iter().map(|voter| voter.id.0 % 1000).collect::<Vec<_>>(),
+        )
+    }
+
+    /// Index of the first entry in memory, and all from there on.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> (u64, Vec<crate::controller::frame::Entry>) {
+        let log = self.raw.store();
+        let first = raft::Storage::first_index(log).expect("it is in memory");
+        (first, log.after(first - 1))
+    }
+
     /// Bytes that wait for the disk, and bytes of entries in memory.
     pub(super) fn memory(&self) -> (u64, u64) {
         (self.writes.waiting_bytes(), self.raw.store().bytes())
@@ -380,6 +420,10 @@ impl Node {
         loop {
             if self.stopped.is_some() {
                 return;
+            }
+            if self.planted(Mutation::ApplyBeforeCommit) && self.is_leader() {
+                let own = self.raw.raft.raft_log.persisted;
+                self.raw.raft.raft_log.commit_to(own);
             }
             if let Some(context) = self.barriers.begin(self.options.heartbeat_ticks * 2) {
                 self.raw.read_index(context);
@@ -419,7 +463,6 @@ impl Node {
         self.raw.advance_append_async(ready);
         self.apply_all(&committed);
         if self.stopped.is_none() {
-            self.raw.advance_apply_to(self.raw.store().applied_mark().index);
             let settled = self.writes.settle(Settled::default());
             self.settled(settled);
         }
@@ -429,6 +472,9 @@ impl Node {
         self.outputs.messages.extend(settled.messages);
         if let Some(number) = settled.durable {
             self.raw.on_persist_ready(number);
+        }
+        if !self.writes.installing() {
+            self.raw.advance_apply_to(self.raw.store().applied_mark().index);
         }
         if settled.replaced {
             self.stats.snapshots_made += 1;

@@ -75,6 +75,8 @@ pub(super) struct Writes {
     last: u64,
     /// Readies up to here are durable.
     durable: u64,
+    /// Raft was told so up to here.
+    told: u64,
     /// What the log file has room for, as of the last write.
     room: u64,
     full: bool,
@@ -140,6 +142,7 @@ impl Writes {
             held: VecDeque::new(),
             last: 0,
             durable: 0,
+            told: 0,
             room,
             full: false,
         }
@@ -199,6 +202,12 @@ impl Writes {
     pub(super) fn room(&self) -> u64 {
         let in_flight = self.in_flight.as_ref().map_or(0, |write| write.bytes);
         self.room.saturating_sub(self.dirty_bytes + in_flight + FRAME_OVERHEAD_BYTES)
+    }
+
+    /// Whether a leader's snapshot was taken over and is not on the disk yet.
+    pub(super) fn installing(&self) -> bool {
+        let in_flight = self.in_flight.as_ref().and_then(|write| write.replace);
+        [self.replace, in_flight].contains(&Some(Replace::Installed))
     }
 
     /// Bytes that wait for the disk.
@@ -287,11 +296,11 @@ impl Writes {
 
     /// What may be counted, and what may leave, as things are.
     pub(super) fn settle(&mut self, mut settled: Settled) -> Settled {
-        let before = self.durable;
         if self.is_idle() || self.planted.has(Mutation::SendBeforeSync) {
             self.durable = self.last;
         }
-        if self.durable > before || settled.replaced {
+        if self.durable > self.told {
+            self.told = self.durable;
             settled.durable = Some(self.durable);
         }
         while self.held.front().is_some_and(|(number, _)| *number <= self.durable) {
