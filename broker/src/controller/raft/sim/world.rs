@@ -295,7 +295,9 @@ impl World {
         let there = &mut self.machines[machine];
         let Some(running) = &mut there.running else { return Ok(()) };
         let Some(write) = running.writing.take() else { return Ok(()) };
-        if let Some(ops) = there.cut_write.take() {
+        // A write of several sectors, if there is one soon: the others are not torn.
+        let cut = write.len() > 2000 || self.rng.percent(20);
+        if let Some(ops) = there.cut_write.take_if(|_| cut) {
             there.disk.off_after(ops);
             let _ = write.perform(&mut running.store);
             let cut = PowerCut::Random(self.rng.next());
@@ -423,8 +425,8 @@ impl World {
         for _ in 0..copies {
             // Each takes a time of its own, so they overtake one another.
             let mut delay = 1 + self.rng.below(self.weather.delay) as u64;
-            if self.weather.lost > 0 && self.rng.percent(1) {
-                delay += 3000;
+            if !self.calm && self.rng.percent(2) {
+                delay += self.rng.next() % 6000;
             }
             self.at(delay, Event::Deliver { machine: to, message: message.clone() });
         }
