@@ -86,6 +86,30 @@ impl MetaProperties {
         Ok(fresh)
     }
 
+    /// Reads whose directory it is; formats one that was never used to join the quorum of `cluster`:
+    /// its metadata log is empty and names no voter, so that it waits for a leader to take it in. A
+    /// disk that was lost is another directory, and so another voter. As
+    /// [`open_or_format`](Self::open_or_format) otherwise.
+    pub fn open_or_join(
+        disk: &Arc<dyn Disk>,
+        data_dir: &Path,
+        node: BrokerId,
+        cluster: ClusterId,
+        failure: &Failure,
+    ) -> Result<Self, OpenError> {
+        failure.check()?;
+        let path = data_dir.join(META_PROPERTIES);
+        if Self::read(&**disk, &path)?.is_some() {
+            return Self::open_or_format(disk, data_dir, node, Some(cluster), failure);
+        }
+        let fresh = Self { cluster, node, directory: DirectoryId::random() };
+        // An empty log is one of an interrupted start: nobody has heard of it.
+        remove_blank(disk, data_dir, failure)?;
+        MetaStore::format_joining(&**disk, data_dir, cluster, failure)?;
+        fresh.write(&**disk, data_dir, failure)?;
+        Ok(fresh)
+    }
+
     /// Makes the metadata log and then this file, in a directory that has neither.
     pub fn format(
         &self,
@@ -171,6 +195,29 @@ fn formatted_before(
         })),
         _ => unidentified("a metadata log with entries".into()),
     }
+}
+
+/// Removes a log that was made to join and never used. Refuses a directory with anything else in it.
+fn remove_blank(disk: &Arc<dyn Disk>, data_dir: &Path, failure: &Failure) -> Result<(), OpenError> {
+    let entries = disk.list(data_dir).map_err(OpenError::io("cannot list", data_dir))?;
+    let unidentified = |found| Err(OpenError::Unidentified { dir: data_dir.to_owned(), found });
+    if let Some(entry) = entries.iter().find(|e| e.name.parse::<TopicPartition>().is_ok()) {
+        return unidentified(format!("the partition {}", entry.name));
+    }
+    if !entries.iter().any(|entry| entry.name == META_DIR) {
+        return Ok(());
+    }
+    let (store, recovered) = MetaStore::open(Arc::clone(disk), data_dir, failure)?;
+    if !store.is_blank(&recovered) {
+        return unidentified("a metadata log that was used".into());
+    }
+    drop(store);
+    let dir = data_dir.join(META_DIR);
+    for entry in disk.list(&dir).map_err(OpenError::io("cannot list", &dir))? {
+        let path = dir.join(entry.name);
+        disk.remove_file(&path).map_err(OpenError::io("cannot remove", &path))?;
+    }
+    disk.remove_dir(&dir).map_err(OpenError::io("cannot remove", &dir))
 }
 
 /// Why text is no `meta.properties`.

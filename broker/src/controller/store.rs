@@ -314,6 +314,11 @@ impl MetaStore {
         &self.membership.voters
     }
 
+    /// Whether it still follows the snapshot that a single broker's log begins with.
+    pub(super) fn is_of_single_broker(&self) -> bool {
+        self.snapshot == FORMATTED
+    }
+
     /// Whether nothing was ever written to it: it was made to join, and nobody took it in yet.
     pub(super) fn is_blank(&self, recovered: &Recovered) -> bool {
         self.snapshot == Mark::default()

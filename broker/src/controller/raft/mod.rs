@@ -1,22 +1,45 @@
 //! The metadata quorum on Raft.
 //!
+//! ```text
+//!   RaftQuorum ─ Inbox ─► Worker ─ inputs ─► Node (Raft, no I/O) ─ outputs ─► Worker
+//!                                                                  │ messages ─► Transport
+//!                                                                  │ a write  ─► the disk's thread
+//!                                                                  └ image, answers ─► RaftQuorum
+//! ```
+//!
 //! | file | what |
 //! |---|---|
-//! | [`node`] | a node without I/O: inputs, outputs, laws |
+//! | [`quorum`] | [`RaftQuorum`]: open, propose, read, change voters |
+//! | `worker`, `inbox` | the two threads, and what waits for them |
+//! | [`transport`] | how messages get to peers |
+//! | `node` | a node without I/O: inputs, outputs, laws |
 //! | `log` | entries in memory, image, who votes, as Raft reads them |
 //! | `writes` | what must be durable, and what waits for that |
 //! | `proposals`, `barriers` | who waits for an answer |
 //! | [`membership`] | who votes; from one node to three |
 //! | `trace` | Raft's words in our log |
 //! | `mutation` | bugs for the simulation to find |
+//! | `sim` | the simulation (tests) |
 
 mod barriers;
+mod inbox;
 mod log;
 pub mod membership;
 mod mutation;
 mod node;
 mod proposals;
+pub mod quorum;
 #[cfg(test)]
 mod sim;
 mod trace;
+pub mod transport;
+mod worker;
 mod writes;
+
+pub use self::{
+    membership::{ChangeError, Step},
+    node::NodeStats,
+    quorum::{RaftOptions, RaftQuorum, RaftStats, Voters},
+    transport::{NoPeers, Transport},
+};
+pub use crate::controller::frame::{Voter, VoterId};

@@ -770,3 +770,7 @@ impl Stop {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "node_test.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use super::super::{
 use crate::{
     controller::{
         error::OpenError,
-        frame::{Entry, Voter},
+        frame::{Entry, EntryKind, Voter},
         store::{Identity, META_DIR, MetaStore},
     },
     io::{Disk, Failure, SyncPoint, sim::SimDisk},
@@ -45,7 +45,7 @@ pub(super) struct Running {
     pub(super) applied: u64,
 }
 
-pub(super) fn cluster() -> ClusterId {
+pub(in super::super) fn cluster() -> ClusterId {
     ClusterId::from_bytes(&[7; 16]).unwrap()
 }
 
@@ -99,6 +99,15 @@ impl Machine {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let opened = MetaStore::open(disk, Path::new(DATA), &self.failure());
         matches!(opened, Err(OpenError::Damaged { .. }))
+    }
+
+    /// Whether it runs, and no change of voters waits in its log.
+    pub(super) fn is_settled(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let (_, log) = running.log();
+            let changes = log.iter().filter(|entry| entry.kind == EntryKind::Change);
+            changes.into_iter().all(|change| change.index <= running.applied)
+        })
     }
 
     /// Flips a bit of a frame that is not the last one of the log; `false` if there is none.

@@ -13,6 +13,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub(super) use self::machine::cluster;
 use self::{
     coverage::Coverage,
     ledger::Violation,

@@ -306,7 +306,7 @@ impl World {
             && membership.outgoing.is_empty()
             && membership.learners.is_empty()
             && self.next_change(membership).is_none()
-            && self.machines.iter().all(|m| !m.lost && !m.failing)
+            && self.machines.iter().all(|m| !m.lost && !m.failing && m.is_settled())
             && membership.voters.iter().any(|v| v.id == self.machines[machine].voter.id)
     }
 }
