@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::{
     mutation::{Mutation, Planted},
-    node::Ticket,
+    types::Ticket,
 };
 
 /// See the module.

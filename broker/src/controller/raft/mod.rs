@@ -12,7 +12,8 @@
 //! | [`quorum`] | [`RaftQuorum`]: open, propose, read, change voters |
 //! | `worker`, `inbox` | the two threads, and what waits for them |
 //! | [`transport`] | how messages get to peers |
-//! | `node` | a node without I/O: inputs, outputs, laws |
+//! | `node`, `types` | a node without I/O: inputs, outputs, laws |
+//! | `apply`, `peers` | what it does with what is committed, and about its peers |
 //! | `log` | entries in memory, image, who votes, as Raft reads them |
 //! | `writes` | what must be durable, and what waits for that |
 //! | `proposals`, `barriers` | who waits for an answer |
@@ -21,25 +22,28 @@
 //! | `mutation` | bugs for the simulation to find |
 //! | `sim` | the simulation (tests) |
 
+mod apply;
 mod barriers;
 mod inbox;
 mod log;
 pub mod membership;
 mod mutation;
 mod node;
+mod peers;
 mod proposals;
 pub mod quorum;
 #[cfg(test)]
 mod sim;
 mod trace;
 pub mod transport;
+mod types;
 mod worker;
 mod writes;
 
 pub use self::{
     membership::{ChangeError, Step},
-    node::NodeStats,
     quorum::{RaftOptions, RaftQuorum, RaftStats, Voters},
     transport::{NoPeers, Transport},
+    types::NodeStats,
 };
 pub use crate::controller::frame::{Voter, VoterId};

@@ -23,137 +23,50 @@
 
 use bytes::Bytes;
 use raft::{
-    Config, ProgressState, RawNode, Ready, SnapshotStatus, StateRole,
-    eraftpb::{ConfChangeV2, Message, MessageType},
+    Config, RawNode, Ready, StateRole,
+    eraftpb::{Message, MessageType},
 };
 use riverrun_proto::ids::BrokerId;
 
 use super::{
     barriers::Barriers,
     log::{self, Log},
-    membership::{self, ChangeError, PROMOTION_LAG_MAX, Step},
-    mutation::{Mutation, Planted},
+    membership::{ChangeError, Step},
+    mutation::Mutation,
     proposals::{Kind, Logged, Proposals, Waiting},
     trace,
-    writes::{Settled, Write, Writes, Written, entry_cost},
+    types::{Answer, NodeOptions, NodeStats, Outputs, Stop, Ticket},
+    writes::{Settled, Writes, Written, entry_cost},
 };
 use crate::{
     controller::{
-        applied,
         error::QuorumError,
-        frame::{EntryKind, Mark, Membership, Voter, VoterId},
-        quorum::{Accepted, Leader},
+        frame::{HardState, Mark, Membership, Voter, VoterId},
+        quorum::Leader,
         store::{Checkpoint, MetaStore, Recovered},
     },
-    io::failure::Failed,
-    metadata::{Delta, MetadataImage, MetadataOffset, RecordError},
+    metadata::MetadataImage,
 };
-
-/// How a node behaves. Times are in ticks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NodeOptions {
-    /// Without a sign of the leader for so long, and up to twice that, a voter stands for election.
-    pub(super) election_ticks: u32,
-    /// The leader shows itself so often.
-    pub(super) heartbeat_ticks: u32,
-    /// A snapshot is made after so many entries, or so many bytes of log.
-    pub(super) snapshot_entries: u64,
-    pub(super) snapshot_bytes: u64,
-    /// So many applied entries are kept in memory for voters that are a little behind.
-    pub(super) keep_entries: u64,
-    /// Makes this run's choices: election timeouts, and names of reads that no other run used.
-    pub(super) seed: u64,
-    pub(super) planted: Planted,
-}
 
 /// Bytes of entries in one message to a peer, and how many messages may be under way to it.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
 const MESSAGES_IN_FLIGHT_MAX: usize = 64;
 
-/// Names a request in its answer; whoever asks chooses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(pub(super) u64);
-
-/// An answer to a request.
-#[derive(Debug, Clone)]
-pub(super) enum Answer {
-    Proposed(Result<Accepted, QuorumError>),
-    Read(Result<MetadataOffset, QuorumError>),
-    Changed(Result<Membership, ChangeError>),
-}
-
-/// The image after an entry, or after a leader's snapshot.
-#[derive(Debug, Clone)]
-pub(super) struct Applied {
-    pub(super) image: MetadataImage,
-    pub(super) deltas: Vec<Delta>,
-}
-
-/// What is to be done.
-#[derive(Debug, Default)]
-pub(super) struct Outputs {
-    pub(super) messages: Vec<Message>,
-    pub(super) write: Option<Write>,
-    pub(super) applied: Vec<Applied>,
-    pub(super) answers: Vec<(Ticket, Answer)>,
-}
-
-/// Why a node does no more.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Stop {
-    #[error(transparent)]
-    Storage(#[from] Failed),
-    #[error("metadata entry {offset} cannot be applied: {source}")]
-    Record { offset: u64, source: RecordError },
-    #[error("a change of the quorum, entry {offset}, cannot be applied: {why}")]
-    Change { offset: u64, why: String },
-    #[error(
-        "this voter has acknowledged entry {acknowledged} and has entries up to {last} only: its disk \
-         has lost some. Take it out of the quorum and let it join again with an empty directory"
-    )]
-    LostEntries { acknowledged: u64, last: u64 },
-}
-
-/// What a node has done since it was started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct NodeStats {
-    /// Elections this node has won.
-    pub elections_won: u64,
-    /// Snapshots of its own, written.
-    pub snapshots_made: u64,
-    /// A leader's snapshots, taken over.
-    pub snapshots_installed: u64,
-    /// Snapshots of a leader that could not be read, and were refused.
-    pub snapshots_refused: u64,
-    /// Times another leader's entries took the place of some.
-    pub truncations: u64,
-    /// Messages for another voter, or none that Raft takes.
-    pub messages_refused: u64,
-    /// Entries applied.
-    pub entries: u64,
-    /// Of these, commands that were rejected.
-    pub rejected: u64,
-    /// Changes of voters that came into force.
-    pub changes: u64,
-    /// Proposals refused because the disk is full.
-    pub disk_full: u64,
-}
-
 /// See the module.
 pub(super) struct Node {
-    raw: RawNode<Log>,
-    me: Voter,
-    options: NodeOptions,
-    writes: Writes,
-    proposals: Proposals,
-    barriers: Barriers,
-    outputs: Outputs,
-    stopped: Option<Stop>,
+    pub(super) raw: RawNode<Log>,
+    pub(super) me: Voter,
+    pub(super) options: NodeOptions,
+    pub(super) writes: Writes,
+    pub(super) proposals: Proposals,
+    pub(super) barriers: Barriers,
+    pub(super) outputs: Outputs,
+    pub(super) stopped: Option<Stop>,
     /// Place of the newest snapshot on the disk, or on its way there.
-    snapshot: Mark,
+    pub(super) snapshot: Mark,
     /// Ticks that each peer has been waiting for a snapshot to arrive.
-    snapshots_sent: Vec<(u64, u32)>,
-    stats: NodeStats,
+    pub(super) snapshots_sent: Vec<(u64, u32)>,
+    pub(super) stats: NodeStats,
 }
 
 // === impl Node ===
@@ -335,7 +248,7 @@ impl Node {
             let now = || {
                 let mark = log.applied_mark();
                 let membership = Membership { at: mark, ..log.membership().clone() };
-                let hard_state = crate::controller::frame::HardState { term, vote, commit };
+                let hard_state = HardState { term, vote, commit };
                 let entries = log.after(mark.index);
                 (Checkpoint { mark, membership, hard_state, entries }, log.image().clone())
             };
@@ -368,40 +281,6 @@ impl Node {
 
     pub(super) fn stats(&self) -> NodeStats {
         NodeStats { truncations: self.raw.store().truncations(), ..self.stats }
-    }
-
-    /// Where it stands, in words.
-    #[cfg(test)]
-    pub(super) fn describe(&self) -> String {
-        let raft = &self.raw.raft;
-        let log = &raft.raft_log;
-        let peers: Vec<_> = raft
-            .prs()
-            .iter()
-            .map(|(id, p)| format!("{} {:?} {}/{}", id % 1000, p.state, p.matched, p.next_idx))
-            .collect();
-        format!(
-            "{:?} term {} leader {} log {}..{} persisted {} committed {} applied {} idle {} \
-             voters {:?} {peers:?}",
-            raft.state,
-            raft.term,
-            raft.leader_id % 1000,
-            log.first_index(),
-            log.last_index(),
-            log.persisted,
-            log.committed,
-            log.applied,
-            self.writes.is_idle(),
-            self.membership().voters.iter().map(|voter| voter.id.0 % 1000).collect::<Vec<_>>(),
-        )
-    }
-
-    /// Index of the first entry in memory, and all from there on.
-    #[cfg(test)]
-    pub(super) fn entries(&self) -> (u64, Vec<crate::controller::frame::Entry>) {
-        let log = self.raw.store();
-        let first = raft::Storage::first_index(log).expect("it is in memory");
-        (first, log.after(first - 1))
     }
 
     /// Bytes that wait for the disk, and bytes of entries in memory.
@@ -494,71 +373,6 @@ impl Node {
         }
     }
 
-    /// Takes over a leader's snapshot.
-    fn install(&mut self, ready: &Ready) {
-        let (mark, membership, image) =
-            log::read_snapshot(ready.snapshot()).expect("it was read before Raft was given it");
-        let deltas = Delta::between(self.image(), &image);
-        self.outputs.applied.push(Applied { image: image.clone(), deltas });
-        self.raw.mut_store().restore(mark, membership, image);
-        self.writes.installed();
-        self.snapshot = mark;
-        self.stats.snapshots_installed += 1;
-        self.give_up_logged(mark.index, "a newer leader's snapshot has it or not");
-    }
-
-    fn apply_all(&mut self, committed: &[raft::eraftpb::Entry]) {
-        for form in committed {
-            let entry = log::from_raft(form);
-            let mark = Mark { index: entry.index, term: entry.term };
-            let applied = match applied::apply(self.image(), &entry) {
-                Ok(applied) => applied,
-                Err(source) => return self.stop(Stop::Record { offset: entry.index, source }),
-            };
-            let log = self.raw.mut_store();
-            log.applied(mark, applied.image.clone());
-            let offset = applied.image.offset();
-            self.outputs.applied.push(Applied { image: applied.image, deltas: applied.deltas });
-            self.stats.entries += 1;
-            self.stats.rejected += u64::from(matches!(applied.outcome, Some(Err(_))));
-            if entry.kind == EntryKind::Change {
-                match self.apply_change(&entry.record, mark) {
-                    Ok(()) => self.stats.changes += 1,
-                    Err(why) => return self.stop(Stop::Change { offset: entry.index, why }),
-                }
-            }
-            let Some(waits) = self.proposals.take(entry.index) else { continue };
-            let ours = waits.term == entry.term || self.planted(Mutation::AnswerByIndex);
-            let answer = match (waits.kind, applied.outcome) {
-                (Kind::Command, Some(outcome)) if ours => {
-                    let accepted = outcome.map(|reply| Accepted { offset, reply });
-                    Answer::Proposed(accepted.map_err(QuorumError::Rejected))
-                }
-                (Kind::Change, _) if ours => Answer::Changed(Ok(self.membership().clone())),
-                // Another entry is at its place for good.
-                (Kind::Command, _) => Answer::Proposed(Err(self.not_leader())),
-                (Kind::Change, _) => {
-                    Answer::Changed(Err(ChangeError::NotLeader { leader: self.leader_node() }))
-                }
-            };
-            self.answer(waits.ticket, answer);
-        }
-    }
-
-    fn apply_change(&mut self, record: &[u8], mark: Mark) -> Result<(), String> {
-        let change = membership::decode(record)?;
-        let state = self.raw.apply_conf_change(&change).map_err(|why| why.to_string())?;
-        let after = membership::after(&change, &state, self.membership(), mark)?;
-        self.raw.mut_store().set_membership(after);
-        let out = !self.raw.raft.promotable();
-        if out && self.is_leader() && !self.planted(Mutation::LeadAfterRemoval) {
-            // Raft leaves that to us. The others elect one of theirs.
-            let term = self.raw.raft.term;
-            self.raw.raft.become_follower(term, 0);
-        }
-        Ok(())
-    }
-
     /// Puts what waits into the log, as far as there is room.
     fn admit(&mut self) {
         while let Some(next) = self.proposals.waiting.front() {
@@ -601,76 +415,6 @@ impl Node {
         }
     }
 
-    fn propose_change(&mut self, steps: &[Step]) -> Result<u64, ChangeError> {
-        let leader = self.leader_node();
-        if !self.is_leader() {
-            return Err(ChangeError::NotLeader { leader });
-        }
-        let joint = !self.membership().outgoing.is_empty();
-        if self.raw.raft.has_pending_conf() || joint {
-            return Err(ChangeError::InProgress);
-        }
-        let change = membership::encode(steps, self.membership())?;
-        for step in steps {
-            if let Step::Vote(id) = step {
-                self.check_caught_up(*id)?;
-            }
-        }
-        self.raw
-            .propose_conf_change(Vec::new(), change)
-            .map_err(|_| ChangeError::NotLeader { leader: self.transferee() })?;
-        Ok(self.raw.raft.raft_log.last_index())
-    }
-
-    fn check_caught_up(&self, id: VoterId) -> Result<(), ChangeError> {
-        let raft = &self.raw.raft;
-        let progress = raft.prs().get(id.0);
-        let behind = progress.map_or(u64::MAX, |progress| {
-            let live = progress.state == ProgressState::Replicate && progress.recent_active;
-            let behind = raft.raft_log.committed.saturating_sub(progress.matched);
-            if live { behind } else { behind.max(PROMOTION_LAG_MAX + 1) }
-        });
-        match self.node_of(id) {
-            Some(node) if behind > PROMOTION_LAG_MAX => {
-                Err(ChangeError::NotCaughtUp { node, behind })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Raft leaves a joint configuration when it applies the change that entered it; a leader that
-    /// was elected in between has to be told.
-    fn leave_joint(&mut self) {
-        let stuck =
-            self.is_leader() && self.membership().auto_leave && !self.raw.raft.has_pending_conf();
-        if stuck {
-            let _ = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default());
-        }
-    }
-
-    /// Raft waits for a snapshot it sent until it hears of it: what is lost must be told.
-    fn watch_snapshots(&mut self) {
-        let patience = self.options.election_ticks * 2;
-        let leads = self.is_leader();
-        let waiting: Vec<u64> = self
-            .raw
-            .raft
-            .prs()
-            .iter()
-            .filter(|(_, progress)| leads && progress.state == ProgressState::Snapshot)
-            .map(|(id, _)| *id)
-            .collect();
-        let before = std::mem::take(&mut self.snapshots_sent);
-        for id in waiting {
-            let ticks = before.iter().find(|(known, _)| *known == id).map_or(0, |(_, t)| t + 1);
-            if ticks > patience {
-                self.raw.report_snapshot(id, SnapshotStatus::Failure);
-            } else {
-                self.snapshots_sent.push((id, ticks));
-            }
-        }
-    }
-
     fn checkpoint_if_due(&mut self) {
         let log = self.raw.store();
         let applied = log.applied_mark();
@@ -696,7 +440,7 @@ impl Node {
         raft.set_randomized_election_timeout(usize::try_from(timeout).expect("below 2^33 ticks"));
     }
 
-    fn stop(&mut self, stop: Stop) {
+    pub(super) fn stop(&mut self, stop: Stop) {
         tracing::error!(%stop, "this node of the metadata quorum stops");
         let refusal = stop.refusal();
         self.give_up_logged(u64::MAX, &stop.to_string());
@@ -712,13 +456,13 @@ impl Node {
     }
 
     /// Those in the log up to `index` are told that nobody knows.
-    fn give_up_logged(&mut self, index: u64, why: &str) {
+    pub(super) fn give_up_logged(&mut self, index: u64, why: &str) {
         for waits in self.proposals.take_up_to(index.min(u64::MAX - 1)) {
             self.unknown(waits, why);
         }
     }
 
-    fn unknown(&mut self, waits: Logged, why: &str) {
+    pub(super) fn unknown(&mut self, waits: Logged, why: &str) {
         let answer = match waits.kind {
             Kind::Command => Answer::Proposed(Err(QuorumError::OutcomeUnknown(why.to_owned()))),
             Kind::Change => Answer::Changed(Err(ChangeError::OutcomeUnknown(why.to_owned()))),
@@ -726,24 +470,24 @@ impl Node {
         self.answer(waits.ticket, answer);
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.outputs.answers.push((ticket, answer));
     }
 
-    fn not_leader(&self) -> QuorumError {
+    pub(super) fn not_leader(&self) -> QuorumError {
         QuorumError::NotLeader { leader: self.leader_node() }
     }
 
     /// The node that leads; not this one, if it was asked because it does not.
-    fn leader_node(&self) -> Option<BrokerId> {
+    pub(super) fn leader_node(&self) -> Option<BrokerId> {
         self.node_of(VoterId(self.raw.raft.leader_id))
     }
 
-    fn transferee(&self) -> Option<BrokerId> {
+    pub(super) fn transferee(&self) -> Option<BrokerId> {
         self.raw.raft.lead_transferee.and_then(|id| self.node_of(VoterId(id)))
     }
 
-    fn node_of(&self, id: VoterId) -> Option<BrokerId> {
+    pub(super) fn node_of(&self, id: VoterId) -> Option<BrokerId> {
         self.membership().all().find(|voter| voter.id == id).map(|voter| voter.node)
     }
 
@@ -754,20 +498,8 @@ impl Node {
             && matches!(membership.voters.as_slice(), [voter] if voter.id == self.me.id)
     }
 
-    fn planted(&self, mutation: Mutation) -> bool {
+    pub(super) fn planted(&self, mutation: Mutation) -> bool {
         self.options.planted.has(mutation)
-    }
-}
-
-// === impl Stop ===
-
-impl Stop {
-    /// What whoever comes later is told: nothing was written.
-    pub(super) fn refusal(&self) -> QuorumError {
-        match self {
-            Self::Storage(failed) => QuorumError::StorageFailed(failed.clone()),
-            _ => QuorumError::NotLeader { leader: None },
-        }
     }
 }
 

@@ -8,11 +8,13 @@ use riverrun_proto::ids::{BrokerId, DirectoryId};
 use super::*;
 use crate::{
     controller::{
+        raft::mutation::Planted,
         raft::sim::cluster,
         store::Identity,
         test_support::{DATA, SmallDisk},
     },
     io::{Disk, Failure, sim::SimDisk},
+    metadata::{record, test_support::register},
 };
 
 fn voter(n: u8) -> Voter {
@@ -72,6 +74,9 @@ fn a_lone_leader_tells_its_listeners_nothing_of_a_term_it_may_forget() {
         node.change(Ticket(1), &[Step::Listen(voter(2))]);
         let (_, answers) = settle(&mut node, &mut store);
         assert!(matches!(answers.as_slice(), [(_, Answer::Changed(Ok(_)))]));
+        // With this one the disk learns that the change is in force.
+        node.propose(Ticket(2), record::encode(&register(1, 1)).unwrap());
+        settle(&mut node, &mut store);
         drop((node, store));
         let (mut node, mut store) = start(&disk.kill(), options(2, mutation));
         // The new term waits for the disk all the while.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use super::node::Ticket;
+use super::types::Ticket;
 
 /// One that is not in the log yet.
 #[derive(Debug)]

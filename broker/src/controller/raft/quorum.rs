@@ -22,8 +22,9 @@ use super::{
     inbox::{Asked, Inbox, Input},
     membership::{ChangeError, Step},
     mutation::Planted,
-    node::{Node, NodeOptions, NodeStats},
+    node::Node,
     transport::Transport,
+    types::{NodeOptions, NodeStats},
     worker::{Waiters, Worker, write_all},
 };
 use crate::{

@@ -167,7 +167,7 @@ async fn a_failed_sync_is_final() {
     assert!(quorum.read_barrier().await.is_err());
     assert_eq!(*quorum.leader().borrow(), None);
     quorum.shutdown().await;
-    assert!(open(&disk.kill(), quick()).is_err(), "the next start knows");
+    assert!(Failure::open(Arc::new(disk.kill()), DATA).is_failed(), "the next start knows");
 }
 
 #[tokio::test]
@@ -216,7 +216,8 @@ async fn three_nodes_grow_from_one() {
             clock,
             peers,
             seed,
-            quick(),
+            // A busy machine must not look like a dead leader.
+            RaftOptions { election_ticks: 500, ..quick() },
         );
         let quorum = Arc::new(opened.unwrap());
         switch.nodes.lock().insert(quorum.voter().id, Arc::clone(&quorum));

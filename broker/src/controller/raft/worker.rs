@@ -19,9 +19,10 @@ use tokio::sync::watch;
 use super::{
     inbox::{Asked, Input},
     membership::ChangeError,
-    node::{Answer, Node, Ticket},
+    node::Node,
     quorum::Shared,
     transport::Transport,
+    types::{Answer, Ticket},
     writes::Write,
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{Message, MessageType};
 
-use super::super::node::Ticket;
+use super::super::types::Ticket;
 use crate::{
     controller::{
         error::QuorumError,

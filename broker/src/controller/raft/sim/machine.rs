@@ -4,10 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use riverrun_proto::ids::{BrokerId, ClusterId, DirectoryId};
 
-use super::super::{
-    node::{Node, NodeOptions},
-    writes::Write,
-};
+use super::super::{node::Node, types::NodeOptions, writes::Write};
 use crate::{
     controller::{
         error::OpenError,

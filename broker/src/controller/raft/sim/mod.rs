@@ -9,6 +9,7 @@ mod coverage;
 mod ledger;
 mod machine;
 mod people;
+mod window;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,7 +185,7 @@ const PLANTED: &[(Plant, u64)] = &[
     (Plant::InNode(Mutation::ReadWithoutQuorum), 10),
     (Plant::InNode(Mutation::LeadAfterRemoval), 40),
     (Plant::TornAsDamage, 20),
-    (Plant::DamageAsTorn, 20),
+    (Plant::DamageAsTorn, 100),
     (Plant::WipedAsOld, 40),
 ];
 

@@ -10,7 +10,8 @@ use raft::eraftpb::Message;
 use super::{
     super::{
         mutation::{Mutation, Planted},
-        node::{Answer, Node, NodeOptions, Stop, Ticket},
+        node::Node,
+        types::{Answer, NodeOptions, Stop, Ticket},
     },
     coverage::Coverage,
     ledger::{Ledger, Violation},
