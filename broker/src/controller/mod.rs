@@ -16,6 +16,8 @@
 //! | [`producer_ids`] | producer ids in blocks |
 //! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
 //! | [`local`] | [`LocalQuorum`]: one node |
+//! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): several nodes, or one that may become several |
+//! | `applied` | what an entry does to the image, for both |
 //! | [`subscription`] | images and deltas for those who follow |
 //! | `store`, `wal`, `frame` | the log on disk: directory, file, bytes |
 //! | [`meta_properties`] | whose data directory it is; formatting |

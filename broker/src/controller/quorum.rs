@@ -19,9 +19,10 @@ use crate::metadata::{Command, MetadataImage, MetadataOffset, Reply};
 ///
 /// Whoever was answered sees his own change: in [`image`](MetaQuorum::image) on this node at once,
 /// in the deltas of every subscriber at its turn. Implementations: [`LocalQuorum`], a quorum of one;
-/// Raft.
+/// [`RaftQuorum`], of several.
 ///
 /// [`LocalQuorum`]: super::local::LocalQuorum
+/// [`RaftQuorum`]: super::raft::RaftQuorum
 pub trait MetaQuorum: fmt::Debug + Send + Sync {
     /// Writes a command, and answers when it was applied. Waits while too much is under way.
     ///

@@ -268,11 +268,8 @@ pub(super) fn from_raft(entry: &eraftpb::Entry) -> Entry {
 }
 
 fn to_raft_state(state: HardState) -> eraftpb::HardState {
-    let mut form = eraftpb::HardState::default();
-    form.term = state.term;
-    form.vote = state.vote.0;
-    form.commit = state.commit;
-    form
+    let HardState { term, vote, commit } = state;
+    eraftpb::HardState { term, vote: vote.0, commit, ..eraftpb::HardState::default() }
 }
 
 pub(super) fn from_raft_state(state: &eraftpb::HardState) -> HardState {

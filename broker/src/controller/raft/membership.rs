@@ -169,11 +169,12 @@ pub(super) fn after(
 /// Who votes, as Raft has it.
 pub(super) fn conf_state(membership: &Membership) -> ConfState {
     let ids = |voters: &[Voter]| voters.iter().map(|voter| voter.id.0).collect::<Vec<_>>();
-    let mut state = ConfState::default();
-    state.voters = ids(&membership.voters);
-    state.learners = ids(&membership.learners);
-    state.voters_outgoing = ids(&membership.outgoing);
-    state.learners_next = ids(&membership.learners_next);
-    state.auto_leave = membership.auto_leave;
-    state
+    ConfState {
+        voters: ids(&membership.voters),
+        learners: ids(&membership.learners),
+        voters_outgoing: ids(&membership.outgoing),
+        learners_next: ids(&membership.learners_next),
+        auto_leave: membership.auto_leave,
+        ..ConfState::default()
+    }
 }

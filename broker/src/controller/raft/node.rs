@@ -280,12 +280,13 @@ impl Node {
     }
 
     pub(super) fn stats(&self) -> NodeStats {
-        NodeStats { truncations: self.raw.store().truncations(), ..self.stats }
-    }
-
-    /// Bytes that wait for the disk, and bytes of entries in memory.
-    pub(super) fn memory(&self) -> (u64, u64) {
-        (self.writes.waiting_bytes(), self.raw.store().bytes())
+        let log = self.raw.store();
+        NodeStats {
+            truncations: log.truncations(),
+            log_bytes: log.bytes(),
+            unwritten_bytes: self.writes.waiting_bytes(),
+            ..self.stats
+        }
     }
 
     pub(super) fn is_leader(&self) -> bool {

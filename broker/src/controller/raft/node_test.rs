@@ -118,8 +118,7 @@ fn a_read_takes_no_answer_to_an_earlier_runs_question() {
         let (mut node, mut store, now) = follower(6, mutation);
         let answer = |context: &Bytes| {
             let mut answer = message(MessageType::MsgReadIndexResp);
-            let mut entry = Entry::default();
-            entry.data = context.clone();
+            let entry = Entry { data: context.clone(), ..Entry::default() };
             answer.set_entries(vec![entry].into());
             answer
         };

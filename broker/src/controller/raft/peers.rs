@@ -34,7 +34,8 @@ impl Node {
         let raft = &self.raw.raft;
         let progress = raft.prs().get(id.0);
         let behind = progress.map_or(u64::MAX, |progress| {
-            let live = progress.state == ProgressState::Replicate && progress.recent_active;
+            // Where nothing is proposed, one that has everything may be probed for long.
+            let live = progress.state != ProgressState::Snapshot && progress.recent_active;
             let behind = raft.raft_log.committed.saturating_sub(progress.matched);
             if live { behind } else { behind.max(PROMOTION_LAG_MAX + 1) }
         });

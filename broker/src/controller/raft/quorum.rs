@@ -4,14 +4,13 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
         mpsc,
     },
     thread,
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use protobuf::Message as _;
@@ -111,7 +110,6 @@ pub(super) struct Shared {
     pub(super) publisher: Publisher,
     pub(super) stats: Mutex<NodeStats>,
     pub(super) membership: Mutex<Membership>,
-    pub(super) failed: AtomicBool,
     failure: Failure,
     messages_dropped: AtomicU64,
 }
@@ -148,7 +146,6 @@ impl RaftQuorum {
             publisher,
             stats: Mutex::default(),
             membership: Mutex::new(node.membership().clone()),
-            failed: AtomicBool::new(false),
             failure: failure.clone(),
             messages_dropped: AtomicU64::new(0),
         });

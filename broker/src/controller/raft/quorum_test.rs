@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use riverrun_proto::ids::{BrokerId, ClusterId};
 
 use super::*;

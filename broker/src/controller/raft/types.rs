@@ -93,6 +93,10 @@ pub struct NodeStats {
     pub changes: u64,
     /// Proposals refused because the disk is full.
     pub disk_full: u64,
+    /// Bytes of entries in memory at the moment.
+    pub log_bytes: u64,
+    /// Bytes that wait for the disk at the moment.
+    pub unwritten_bytes: u64,
 }
 
 // === impl Stop ===

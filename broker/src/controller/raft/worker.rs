@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::Ordering,
         mpsc::{Receiver, SyncSender},
     },
     time::Duration,
@@ -196,7 +195,6 @@ impl Worker {
 
     /// The node has stopped for good: whoever comes is told why.
     fn refuse_until_closed(mut self) {
-        self.shared.failed.store(true, Ordering::Relaxed);
         loop {
             let (inputs, closed) = self.shared.inbox.take(self.tick);
             for input in inputs {
