@@ -34,8 +34,11 @@ impl Node {
         let raft = &self.raw.raft;
         let progress = raft.prs().get(id.0);
         let behind = progress.map_or(u64::MAX, |progress| {
-            // Where nothing is proposed, one that has everything may be probed for long.
-            let live = progress.state != ProgressState::Snapshot && progress.recent_active;
+            // It has acknowledged something. Where nothing is proposed, one that has everything may be
+            // probed for long.
+            let live = progress.state != ProgressState::Snapshot
+                && progress.recent_active
+                && progress.matched > 0;
             let behind = raft.raft_log.committed.saturating_sub(progress.matched);
             if live { behind } else { behind.max(PROMOTION_LAG_MAX + 1) }
         });
