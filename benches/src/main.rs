@@ -3,7 +3,12 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
 use riverrun_bench::cli::Cli;
+
+/// As the product has, which runs in this binary too.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     Cli::from_arguments().run()

@@ -10,9 +10,9 @@
 //! producer is a task that waits in `send` for memory; in an open loop it is a thread that keeps
 //! the schedule.
 
-use std::{ops::ControlFlow, thread};
+use std::{mem, ops::ControlFlow, pin::pin, task::Poll, thread};
 
-use futures::{FutureExt as _, future::try_join_all};
+use futures::{FutureExt as _, future::try_join_all, poll};
 use riverrun_client::{Delivery, Producer, Record, RecordMetadata, TrySendError};
 use tokio::{
     runtime::Handle,
@@ -36,8 +36,10 @@ use crate::{
 const AWAITED: usize = 256 * 1024;
 const AWAITED_MIN: usize = 256;
 
-/// Ready answers taken per reading of the clock.
-const ANSWERS_PER_READING: usize = 64;
+/// Records that are sent, over all partitions, before they are handed on to be awaited; and per
+/// reading of the clock, unless `send` has to wait. What a generator does for each record is taken
+/// from the product's share of the machine.
+const RECORDS_PER_READING: usize = 64;
 
 /// A record that was sent.
 struct Sent {
@@ -50,7 +52,7 @@ struct Sender {
     load: Load,
     producer: Producer,
     payloads: Payloads,
-    awaiting: Vec<mpsc::Sender<Sent>>,
+    awaiting: Vec<mpsc::Sender<Vec<Sent>>>,
     sent: u64,
 }
 
@@ -93,7 +95,7 @@ async fn produce(load: Load, payloads: Payloads, start: Moment, index: usize) ->
         .build()
         .await
         .map_err(BenchError::client("building a producer"))?;
-    let ahead = (AWAITED / partitions).max(AWAITED_MIN);
+    let ahead = (AWAITED / partitions).max(AWAITED_MIN) / records_per_handover(&load);
     let (awaiting, answers): (Vec<_>, Vec<_>) = (0..partitions)
         .map(|_| {
             let (sent, received) = mpsc::channel(ahead);
@@ -127,16 +129,47 @@ async fn produce(load: Load, payloads: Payloads, start: Moment, index: usize) ->
 impl Sender {
     /// As fast as there is memory.
     async fn saturate(mut self) -> Result<()> {
+        let producer = self.producer.clone();
+        let at_once = records_per_handover(&self.load);
+        let mut pending: Vec<Vec<Sent>> = self.awaiting.iter().map(|_| Vec::new()).collect();
+        let mut start = Moment::now();
         while !self.load.stop.is_told() && self.load.quota.take(1) > 0 {
-            let start = Moment::now();
+            if self.sent % RECORDS_PER_READING as u64 == 0 {
+                start = Moment::now();
+            }
             let record = self.record(start);
-            let sent = self.producer.send(record).await;
+            let mut sending = pin!(producer.send(record));
+            let sent = match poll!(sending.as_mut()) {
+                Poll::Ready(sent) => sent,
+                Poll::Pending => {
+                    for (lane, sent) in pending.iter_mut().enumerate() {
+                        self.hand_over(lane, sent).await;
+                    }
+                    let sent = sending.await;
+                    start = Moment::now();
+                    sent
+                }
+            };
             let delivery = sent.map_err(|e| BenchError::client("sending")(e.into()))?;
             let lane = self.lane();
-            // The other end awaits until this one is dropped.
-            let _ = self.awaiting[lane].send(Sent { start, delivery }).await;
+            pending[lane].push(Sent { start, delivery });
+            if pending[lane].len() >= at_once {
+                self.hand_over(lane, &mut pending[lane]).await;
+            }
+        }
+        for (lane, sent) in pending.iter_mut().enumerate() {
+            self.hand_over(lane, sent).await;
         }
         Ok(())
+    }
+
+    /// Has the answers awaited.
+    async fn hand_over(&self, lane: usize, sent: &mut Vec<Sent>) {
+        if !sent.is_empty() {
+            let room = Vec::with_capacity(sent.len());
+            // The other end awaits until this one is dropped.
+            let _ = self.awaiting[lane].send(mem::replace(sent, room)).await;
+        }
     }
 
     /// At the moments of `schedule`, on a thread.
@@ -174,7 +207,7 @@ impl Sender {
             let recorder = &self.load.recorder;
             recorder.record(Measure::GeneratorDelay).add(intended, Moment::now());
             let lane = self.lane();
-            let _ = self.awaiting[lane].blocking_send(Sent { start: intended, delivery });
+            let _ = self.awaiting[lane].blocking_send(vec![Sent { start: intended, delivery }]);
             ControlFlow::Continue(())
         });
         outcome
@@ -201,10 +234,9 @@ impl Sender {
 }
 
 /// Awaits the answers of one partition in order, and counts them.
-async fn await_answers(load: Load, mut received: mpsc::Receiver<Sent>) {
-    let mut sent = Vec::with_capacity(ANSWERS_PER_READING);
-    while received.recv_many(&mut sent, ANSWERS_PER_READING).await > 0 {
-        let mut sent = sent.drain(..).peekable();
+async fn await_answers(load: Load, mut received: mpsc::Receiver<Vec<Sent>>) {
+    while let Some(sent) = received.recv().await {
+        let mut sent = sent.into_iter().peekable();
         while let Some(Sent { start, mut delivery }) = sent.next() {
             let outcome = match (&mut delivery).now_or_never() {
                 Some(outcome) => outcome,
@@ -248,6 +280,11 @@ impl Answered {
             Err(error) => load.recorder.failed(1, error),
         }
     }
+}
+
+/// Records of one partition that are handed on at once; each waits for that.
+fn records_per_handover(load: &Load) -> usize {
+    (RECORDS_PER_READING / load.workload.partitions as usize).max(1)
 }
 
 fn spawn<T: Send + 'static>(

@@ -1,7 +1,7 @@
 //! What callers and the background task of a producer share: the budget, the partitions' open
 //! batches, and the list of those the task has to look at.
 //!
-//! A caller touches: the budget, the map of topics (a read lock), the partition's accumulator (a
+//! A caller touches: the budget, the map of topics (no lock), the partition's accumulator (a
 //! short mutex, its own encoding under it). The task is woken once per batch, not per record.
 
 use std::{
@@ -13,8 +13,9 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwapOption;
-use parking_lot::{Mutex, RwLock};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
 use riverrun_proto::{ids::TopicId, reason::Reason, timestamp::Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +98,10 @@ pub(crate) struct Shared {
     pub(crate) config: ProducerConfig,
     pub(crate) budget: Arc<Budget>,
     pub(crate) pool: Arc<BufferPool>,
-    topics: RwLock<Topics>,
+    /// Replaced as a whole, by whoever holds `changing_topics`: each record looks here, and a topic
+    /// comes seldom.
+    topics: ArcSwap<Topics>,
+    changing_topics: Mutex<()>,
     marks: Mutex<Marks>,
     wake: Notify,
     phase: AtomicU8,
@@ -109,9 +113,9 @@ pub(crate) struct Shared {
     failed_records: AtomicU64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Topics {
-    slots: HashMap<Arc<str>, Arc<TopicSlot>>,
+    slots: HashMap<Arc<str>, Arc<TopicSlot>, RandomState>,
     closed: bool,
 }
 
@@ -130,7 +134,8 @@ impl Shared {
             budget: Budget::new(config.buffer_memory),
             pool: BufferPool::new(),
             config,
-            topics: RwLock::default(),
+            topics: ArcSwap::default(),
+            changing_topics: Mutex::new(()),
             marks: Mutex::default(),
             wake: Notify::new(),
             phase: AtomicU8::new(Phase::Open as u8),
@@ -151,7 +156,18 @@ impl Shared {
         let ms = record.timestamp_ms.unwrap_or_else(clock::wall_ms);
         let timestamp = Timestamp::from_millis(ms);
         loop {
-            let Some(slot) = self.slot(&record.topic) else { return Err(record) };
+            let topics = self.topics.load();
+            let added;
+            let slot = match topics.slots.get(&record.topic) {
+                Some(slot) => slot,
+                None => match self.add_topic(&record.topic) {
+                    Some(slot) => {
+                        added = slot;
+                        &added
+                    }
+                    None => return Err(record),
+                },
+            };
             let route = slot.route.load();
             let choice = route.as_ref().map(|route| self.choose(route, &record));
             match choice {
@@ -183,7 +199,7 @@ impl Shared {
             }
             match slot.park(record, timestamp, charge) {
                 Ok(delivery) => {
-                    self.mark_slot(slot);
+                    self.mark_slot(Arc::clone(slot));
                     return Ok(delivery);
                 }
                 // Another slot has taken this one's place, or the producer is closed.
@@ -221,10 +237,12 @@ impl Shared {
             let mut parked = slot.parked.lock();
             if slot.route.load().is_none() {
                 parked.gone = true;
-                let mut topics = self.topics.write();
-                if topics.slots.get(&slot.name).is_some_and(|known| std::ptr::eq(&**known, slot)) {
-                    topics.slots.remove(&slot.name);
-                }
+                self.change_topics(|topics| {
+                    let known = topics.slots.get(&slot.name);
+                    if known.is_some_and(|known| std::ptr::eq(&**known, slot)) {
+                        topics.slots.remove(&slot.name);
+                    }
+                });
             }
             let failed = std::mem::take(&mut parked.records).len();
             (std::mem::take(&mut parked.group), failed)
@@ -284,37 +302,42 @@ impl Shared {
         }
     }
 
-    /// The slot of a topic; `None` once the producer takes no more.
-    fn slot(&self, name: &Arc<str>) -> Option<Arc<TopicSlot>> {
-        if let Some(slot) = self.topics.read().slots.get(name) {
-            return Some(Arc::clone(slot));
-        }
-        let mut topics = self.topics.write();
-        if topics.closed {
-            return None;
-        }
-        let new = || {
-            Arc::new(TopicSlot {
-                name: Arc::clone(name),
-                route: ArcSwapOption::empty(),
-                parked: Mutex::default(),
-            })
-        };
-        Some(Arc::clone(topics.slots.entry(Arc::clone(name)).or_insert_with(new)))
+    /// The slot of a topic that was not there; `None` once the producer takes no more.
+    fn add_topic(&self, name: &Arc<str>) -> Option<Arc<TopicSlot>> {
+        self.change_topics(|topics| {
+            if topics.closed {
+                return None;
+            }
+            let new = || {
+                Arc::new(TopicSlot {
+                    name: Arc::clone(name),
+                    route: ArcSwapOption::empty(),
+                    parked: Mutex::default(),
+                })
+            };
+            Some(Arc::clone(topics.slots.entry(Arc::clone(name)).or_insert_with(new)))
+        })
+    }
+
+    fn change_topics<T>(&self, change: impl FnOnce(&mut Topics) -> T) -> T {
+        let _changing = self.changing_topics.lock();
+        let mut topics = Topics::clone(&self.topics.load());
+        let outcome = change(&mut topics);
+        self.topics.store(Arc::new(topics));
+        outcome
     }
 
     /// All topics there are records for, or were.
     pub(crate) fn slots(&self) -> Vec<Arc<TopicSlot>> {
-        self.topics.read().slots.values().cloned().collect()
+        self.topics.load().slots.values().cloned().collect()
     }
 
     /// Takes no topics, and so no records, any more.
     pub(crate) fn close_topics(&self) {
-        let slots: Vec<_> = {
-            let mut topics = self.topics.write();
+        let slots: Vec<_> = self.change_topics(|topics| {
             topics.closed = true;
             topics.slots.drain().map(|(_, slot)| slot).collect()
-        };
+        });
         let error = Error::closed("producer");
         for slot in slots {
             slot.route.store(None);

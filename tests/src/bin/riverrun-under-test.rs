@@ -2,10 +2,15 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
 use riverrun_broker::{
     cli::{self, Cli},
     clock::{Clock as _, SystemClock},
 };
+
+/// As the product has.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let start = SystemClock.monotonic();
