@@ -104,8 +104,8 @@ pub struct PartitionProducer {
     /// What "no time has passed" is called; only distances to it are ever looked at.
     zero: Instant,
     next_correlation_id: u64,
-    /// Of batches that expired before they were taken.
-    expired: VecDeque<Answer>,
+    /// Of batches whose fate is known, in the order in which they were begun.
+    answers: VecDeque<Answer>,
 }
 
 impl PartitionProducer {
@@ -123,7 +123,7 @@ impl PartitionProducer {
             options,
             zero: clock::now(),
             next_correlation_id: 1,
-            expired: VecDeque::new(),
+            answers: VecDeque::new(),
         }
     }
 
@@ -204,21 +204,27 @@ impl PartitionProducer {
         let Some(created) = now.checked_sub(after) else { return };
         let waiting = self.accumulator.expire(self.zero + created);
         self.sender.expire(self.zero + created, after, self.zero + now);
+        // What is taken is older than what is not, and answered first.
+        self.collect();
         for batch in waiting {
             let records = batch.builder.record_count();
             let outcome = Err(timed_out(after, true).into());
-            self.expired.push_back(Answer { records, outcome });
+            self.answers.push_back(Answer { records, outcome });
         }
     }
 
     /// What became of the oldest batch, once that is known.
     pub fn answer(&mut self) -> Option<Answer> {
-        if let Some((payload, outcome)) = self.sender.pop_done() {
+        self.collect();
+        self.answers.pop_front()
+    }
+
+    fn collect(&mut self) {
+        while let Some((payload, outcome)) = self.sender.pop_done() {
             self.accumulator.answered();
             let outcome = outcome.map(|appended| appended.base_offset).map_err(Failure::from);
-            return Some(Answer { records: payload.records, outcome });
+            self.answers.push_back(Answer { records: payload.records, outcome });
         }
-        if self.sender.is_empty() { self.expired.pop_front() } else { None }
     }
 
     /// Batches on the wire.
@@ -228,7 +234,7 @@ impl PartitionProducer {
 
     /// Nothing is waiting for an answer.
     pub fn is_empty(&self) -> bool {
-        self.sender.is_empty() && self.accumulator.is_empty() && self.expired.is_empty()
+        self.sender.is_empty() && self.accumulator.is_empty() && self.answers.is_empty()
     }
 }
 

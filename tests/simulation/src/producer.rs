@@ -328,7 +328,9 @@ impl Producer {
 
     /// One wake is arranged at a time; of those that came to be too many, all but one are ignored.
     fn arrange(&mut self, stage: &mut Stage) {
-        let next = self.shipped.wake_at().map_or(self.next_write, |at| at.min(self.next_write));
+        // What was due before and could not go waits for an answer or a connection, not for time.
+        let due = self.shipped.wake_at().filter(|at| *at > stage.now());
+        let next = due.map_or(self.next_write, |at| at.min(self.next_write));
         let next = next.max(stage.now() + Duration::from_micros(1));
         if self.woken_at.is_none_or(|at| next < at) {
             self.woken_at = Some(next);
