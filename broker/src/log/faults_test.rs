@@ -70,6 +70,36 @@ fn a_full_disk_refuses_appends_and_comes_back_by_itself() {
     }
 }
 
+/// The wall clock may be set back at any time (found by the simulator): by however much, that must not
+/// keep a log from writing.
+#[test]
+fn a_clock_that_is_set_back_does_not_keep_the_disk_full() {
+    let hour = Duration::from_secs(3600);
+    for ticks in [false, true] {
+        let disk = sim_disk(1);
+        let mut driven = start(&disk, small_config());
+        disk.set_capacity(Some(30_000));
+        fill(&mut driven);
+        disk.set_capacity(None);
+        driven.now = driven.now.saturating_sub(hour);
+        if ticks {
+            driven.log.tick(driven.now);
+            driven.work();
+        }
+        driven.append(make()).unwrap();
+    }
+    // And where it had been set back before, a full disk is still left alone for a moment.
+    let disk = sim_disk(1);
+    let mut driven = start(&disk, small_config());
+    driven.append(make()).unwrap();
+    driven.now = driven.now.saturating_sub(hour);
+    disk.set_capacity(Some(30_000));
+    fill(&mut driven);
+    let before = disk.ops();
+    assert!(matches!(driven.append(make()), Err(AppendError::StorageFull)));
+    assert_eq!(disk.ops(), before);
+}
+
 #[test]
 fn a_tick_tries_a_full_disk_again() {
     let disk = sim_disk(1);

@@ -68,7 +68,7 @@ pub(super) struct Status {
     pub(super) undeleted: Option<Box<Delete>>,
     /// The disk was full when last tried; when to try again.
     pub(super) storage_full_until: Option<Timestamp>,
-    /// The latest time heard of.
+    /// The time as last heard.
     pub(super) now: Timestamp,
 }
 
@@ -95,7 +95,7 @@ impl Log {
         batch: &StampedBatch,
         now: Timestamp,
     ) -> Result<Appended, AppendError> {
-        self.status.now = self.status.now.max(now);
+        self.status.now = now;
         let log_end = self.log_end_offset();
         self.check_append(batch, log_end)?;
         let header = batch.header();
@@ -175,12 +175,10 @@ impl Log {
     /// To be called every few seconds: forgets producers, tries a full disk again, gives back what
     /// an idle partition holds. Work may be due afterwards.
     pub fn tick(&mut self, now: Timestamp) {
-        self.status.now = self.status.now.max(now);
+        self.status.now = now;
         let expired = self.producers.expire(now);
         self.shared.env.counters.producers_expired.add(expired as u64);
-        if self.status.storage_full_until.is_some_and(|until| until <= now) {
-            self.status.storage_full_until = None;
-        }
+        self.forget_storage_full(now);
         if let Active::Open(active) = &self.active
             && self.status.need.is_none()
             && active.is_idle(now, &self.config)
@@ -342,9 +340,9 @@ impl Log {
 
     /// Notes what is needed; the answer to the append that met it.
     fn not_ready(&mut self, need: Need, now: Timestamp) -> AppendError {
-        match self.status.storage_full_until {
-            Some(until) if now < until => return AppendError::StorageFull,
-            _ => self.status.storage_full_until = None,
+        self.forget_storage_full(now);
+        if self.status.storage_full_until.is_some() {
+            return AppendError::StorageFull;
         }
         self.shared.env.counters.appends_not_ready.add(1);
         // What an append waits for comes before what would only be nice to have.
@@ -396,6 +394,14 @@ impl Log {
     pub(super) fn note_storage_full(&mut self) {
         self.shared.env.counters.storage_full.add(1);
         self.status.storage_full_until = Some(self.status.now.saturating_add(STORAGE_RETRY));
+    }
+
+    /// A full disk is tried again when the moment has passed, or when the wall clock says that it has
+    /// not come yet: then the clock was set back, and would keep the log from writing for as long as
+    /// it was set back by.
+    fn forget_storage_full(&mut self, now: Timestamp) {
+        let waits = |until: Timestamp| now < until && now >= until.saturating_sub(STORAGE_RETRY);
+        self.status.storage_full_until = self.status.storage_full_until.filter(|u| waits(*u));
     }
 
     /// The end of the log by offset and position.

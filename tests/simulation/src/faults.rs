@@ -101,12 +101,7 @@ impl<R: Rules> World<R> {
             Kind::ClockJump => self.jump_clock(broker),
             Kind::DiskFull => self.fill_disk(broker),
             Kind::SlowDisk => self.slow_disk(broker),
-            Kind::IoError if is_up => {
-                self.stage.note(Fact::IoError);
-                let fault = self.stage.random.pick(&[Fault::WriteError, Fault::ReadError]);
-                let after = self.stage.random.below(20);
-                self.brokers[broker].machine.disk.fail_after(after, fault);
-            }
+            Kind::IoError if is_up => self.fail_some_call(broker),
             Kind::SyncError if is_up && self.may_lose(broker) => {
                 self.stage.note(Fact::SyncFailed);
                 self.note_lost(broker);
@@ -142,6 +137,19 @@ impl<R: Rules> World<R> {
             lost += u32::from(!is_back);
         }
         lost < self.stage.setup.min_isr
+    }
+
+    /// A read that fails may be tried again; a write that does costs the directory.
+    fn fail_some_call(&mut self, broker: usize) {
+        self.stage.note(Fact::IoError);
+        let fault = if self.stage.random.permille(500) && self.may_lose(broker) {
+            self.note_lost(broker);
+            Fault::WriteError
+        } else {
+            Fault::ReadError
+        };
+        let after = self.stage.random.below(20);
+        self.brokers[broker].machine.disk.fail_after(after, fault);
     }
 
     fn note_lost(&mut self, broker: usize) {

@@ -139,8 +139,8 @@ impl Stage {
     }
 
     /// Sends a message on a connection: it arrives, in order, or the connection is lost. In runs
-    /// with disorder it may overtake others, and come twice: stricter than TCP, and what the
-    /// protocol is meant to bear.
+    /// with disorder it may overtake others, and come twice, between brokers: stricter than TCP, and
+    /// what the protocol is meant to bear. A producer rests on the order of its stream.
     pub fn send_on(&mut self, connection: Connection, from: Node, body: Body) {
         let Some(link) = self.network.link(connection) else { return };
         let direction = usize::from(link.ends[0].node != from);
@@ -149,7 +149,8 @@ impl Stage {
             self.note(Fact::MessageLost);
             return self.break_connection(connection);
         }
-        let disorder = self.setup.disorder && !self.is_calm;
+        let brokers = |node| matches!(node, Node::Broker(_));
+        let disorder = self.setup.disorder && !self.is_calm && brokers(from) && brokers(to.node);
         let mut at = self.now() + self.delay();
         let Some(link) = self.network.link(connection) else { return };
         let last_at = link.last_at[direction];
