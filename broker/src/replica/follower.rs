@@ -192,7 +192,12 @@ impl<R: Rules> Replica<R> {
 
     fn fits(&self, head: &DataHead) -> bool {
         let last = self.log.last_epoch();
-        let follows = head.previous_epoch == last || self.rules.breaks(Mutation::NoDivergenceCheck);
+        // What was deleted had been committed: a log that is empty because of that agrees with any
+        // leader's, also with one that has not heard of the deletion and still has what comes before.
+        let is_empty = self.log.start == self.log.end;
+        let follows = is_empty
+            || head.previous_epoch == last
+            || self.rules.breaks(Mutation::NoDivergenceCheck);
         let starts = head.epochs.first().is_some_and(|run| run.start == head.base);
         let grows = head
             .epochs

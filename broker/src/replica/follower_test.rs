@@ -126,6 +126,19 @@ fn data_is_appended_then_acknowledged_and_the_high_watermark_follows() {
     assert_eq!(step(&mut replica, says(1, 3)), [], "never back");
 }
 
+/// All it had was deleted; its new leader was elected before it heard of that (found by the
+/// simulator: the follower refused every frame).
+#[test]
+fn a_log_of_which_all_was_deleted_takes_what_comes_after() {
+    let mut replica =
+        Replica::new(ME, Durability::Memory, at(10), at(10), at(10)).running_as(run(20));
+    let mut empty = position(5, 1, 10, None);
+    empty.log_start = at(10);
+    assert_eq!(step(&mut replica, follows(Some(L), 5, 1)), [Action::Subscribe(Subscribe(empty))]);
+    let head = data(10, 3, 14, &[(3, 10), (5, 12)], 13);
+    assert_eq!(step(&mut replica, Event::Leader(LeaderFrame::Data(head))), [Action::Append]);
+}
+
 /// What is committed may be told before the batches that it is about are in the log: they may have
 /// waited for it. A leader that has nothing new to say does not say it again.
 #[test]

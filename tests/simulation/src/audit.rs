@@ -4,11 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
-use riverrun_broker::{
-    log::{Log, ProducerStates},
-    partition::Acks,
-    replica::Rules,
-};
+use riverrun_broker::{log::ProducerStates, partition::Acks, replica::Rules};
 use riverrun_proto::{limits::PRODUCER_BATCHES_REMEMBERED, offset::Offset, record::RecordBatch};
 
 use crate::{
@@ -45,7 +41,7 @@ impl<R: Rules> World<R> {
             let shell = self.brokers[broker].process.as_ref().map(|p| &p.shells[partition]);
             let shell = shell.ok_or("L1: a broker is down")?;
             let at = |what: String| format!("{what} (p{partition} at b{broker})");
-            let all = read_patiently(&shell.log).map_err(|what| at(format!("S14: {what}")))?;
+            let all = read_all(&shell.log).map_err(|what| at(format!("S14: {what}")))?;
             let start = shell.log.log_start_offset();
             let read = Mirror::new(all.iter().filter_map(Entry::of_batch).collect());
             if read.entries() != shell.mirror.from(start) {
@@ -116,13 +112,6 @@ impl<R: Rules> World<R> {
         }
         Ok(())
     }
-}
-
-/// A read that was to fail fails once.
-fn read_patiently(log: &Log) -> Result<Vec<Bytes>, String> {
-    const ATTEMPTS: usize = 20;
-    let mut attempts = (0..ATTEMPTS).map(|_| read_all(log));
-    attempts.find(Result::is_ok).unwrap_or_else(|| read_all(log))
 }
 
 /// Where each record is, by the part of its value that names it.

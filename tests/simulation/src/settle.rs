@@ -26,6 +26,7 @@ impl<R: Rules> World<R> {
         self.mend(Mend::Network);
         for broker in 0..BROKERS {
             self.mend(Mend::Disk(broker));
+            self.brokers[broker].machine.disk.forget_faults();
             self.stage.schedule.after(Duration::ZERO, Event::Start { broker });
         }
         let deadline = self.stage.now() + PATIENCE;
