@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use riverrun_proto::{ids::ProducerId, record::ProducerStamp};
+
 use super::{
-    AppendError, Completed, LogConfig, LogError,
+    AppendError, Completed, LogConfig, LogError, ProducerCheck,
     testkit::{Driven, Make, at, dir, env, fingerprint, replayed, sim_disk, small_config},
 };
 use crate::io::{
@@ -261,6 +263,27 @@ fn a_truncation_overtakes_other_work() {
             Driven::open(env(Arc::new(disk.kill()), "/data", 2), small_config(), false);
         assert_eq!((report.damage, driven.batches()), (None, batches), "order {order}");
     }
+}
+
+/// Found by the simulator: a follower that cut its log and was elected before the cut was done called
+/// a batch a duplicate that it had just cut off, and an acknowledged record was in no log.
+#[test]
+fn nothing_is_said_of_producers_while_the_log_is_cut() {
+    let mut driven = start(&sim_disk(1), small_config());
+    let batch = |sequence| Make { producer: Some((7, sequence)), ..make() };
+    driven.append(batch(0)).unwrap();
+    driven.append(batch(2)).unwrap();
+    let asks = |driven: &Driven, base_sequence| {
+        let id = ProducerId::new(7).unwrap();
+        let stamp = ProducerStamp { id, epoch: 0, base_sequence };
+        driven.log.check_producer(stamp, 1, driven.now)
+    };
+    assert!(matches!(asks(&driven, 2), Some(ProducerCheck::Duplicate(_))));
+    let cut = driven.log.start_truncate(at(2));
+    assert_eq!(asks(&driven, 2), None);
+    driven.run(cut);
+    assert_eq!(asks(&driven, 2), Some(ProducerCheck::New));
+    assert!(matches!(asks(&driven, 0), Some(ProducerCheck::Duplicate(_))));
 }
 
 #[test]

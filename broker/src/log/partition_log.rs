@@ -9,8 +9,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use riverrun_proto::{
-    epoch::LeaderEpoch, ids::TopicPartition, limits::BATCH_BYTES_MAX, offset::Offset,
-    record::StampedBatch, timestamp::Timestamp,
+    epoch::LeaderEpoch,
+    ids::TopicPartition,
+    limits::BATCH_BYTES_MAX,
+    offset::Offset,
+    record::{ProducerStamp, StampedBatch},
+    timestamp::Timestamp,
 };
 
 use super::{
@@ -22,7 +26,7 @@ use super::{
     flush::FlushState,
     layout::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     leader_epochs::LeaderEpochs,
-    producer_state::ProducerStates,
+    producer_state::{ProducerCheck, ProducerStates},
     reader::LogReader,
     replay,
     retention::{self, RetentionPolicy, SegmentFacts},
@@ -89,7 +93,7 @@ impl Log {
     ///
     /// The batch is readable at once by whoever may read up to the log end offset; it is durable
     /// once the flushed end reaches [`Appended::log_end_offset`]. Whether its producer may append it
-    /// was asked of [`Log::producers`] before, under the same lock.
+    /// was asked of [`Log::check_producer`] before, under the same lock.
     pub fn append(
         &mut self,
         batch: &StampedBatch,
@@ -143,6 +147,21 @@ impl Log {
         counters.batches_appended.add(1);
         counters.bytes_appended.add(batch.total_bytes() as u64);
         Ok(Appended { base_offset: log_end, log_end_offset: next })
+    }
+
+    /// What a batch would be to this log if it were appended now; `None`: the log is being cut, ask
+    /// again when it is ready for appends.
+    ///
+    /// Until a cut is complete the producers' state is that of the log before it. A leader that
+    /// answered by it would call a batch a duplicate that it has just cut off, and that no log has any
+    /// more: an acknowledged record would be lost.
+    pub fn check_producer(
+        &self,
+        stamp: ProducerStamp,
+        last_offset_delta: i32,
+        now: Timestamp,
+    ) -> Option<ProducerCheck> {
+        (!self.status.is_truncating).then(|| self.producers.check(stamp, last_offset_delta, now))
     }
 
     /// Notes that a leader epoch begins at the log end: a leader does this when it takes over,

@@ -82,7 +82,7 @@ impl<R: Rules> Broker<R> {
     pub fn new(number: usize, rules: R, setup: &Setup) -> Self {
         let ignored = setup.plant.and_then(crate::plant::Plant::ignored_sync);
         let seed = setup.seed.wrapping_mul(31).wrapping_add(number as u64);
-        let machine = Machine::new(seed, ignored);
+        let machine = Machine::new(seed, setup.work_us, ignored);
         Self { number, machine, process: None, lost_at: None, rules, runs: 0 }
     }
 

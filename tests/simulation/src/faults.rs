@@ -14,7 +14,6 @@ use riverrun_broker::{
 use crate::{
     controller::{broker_id, broker_number, partition_id},
     coverage::Fact,
-    machine::QUICK_US,
     message::Node,
     setup::BROKERS,
     stage::{Event, Mend},
@@ -247,7 +246,7 @@ impl<R: Rules> World<R> {
 
     fn slow_disk(&mut self, broker: usize) {
         self.stage.note(Fact::SlowDisk);
-        let least = self.stage.random.between(5_000, 100_000);
+        let least = self.stage.random.between(20_000, 200_000);
         self.brokers[broker].machine.work_us = (least, 3 * least);
         self.mend_later(Mend::Disk(broker), 200, 2_000);
     }
@@ -334,7 +333,7 @@ impl<R: Rules> World<R> {
             Mend::Disk(broker) => {
                 let machine = &mut self.brokers[broker].machine;
                 machine.leave_room(None);
-                machine.work_us = QUICK_US;
+                machine.work_us = self.stage.setup.work_us;
             }
         }
     }

@@ -30,18 +30,15 @@ pub struct Machine {
     seed: u64,
 }
 
-/// How fast a disk usually is.
-pub const QUICK_US: (u64, u64) = (50, 1500);
-
 impl Machine {
     /// With an empty disk. `ignored`: a sync that does nothing.
-    pub fn new(seed: u64, ignored: Option<SyncPoint>) -> Self {
+    pub fn new(seed: u64, work_us: (u64, u64), ignored: Option<SyncPoint>) -> Self {
         let mut machine = Self {
             disk: SimDisk::new(seed),
             whole_since: None,
             is_clean: false,
             skew_ms: 0,
-            work_us: QUICK_US,
+            work_us,
             ignored,
             disks: 0,
             seed,

@@ -35,6 +35,8 @@ pub struct Setup {
     pub lag_time_max: Duration,
     /// `replica.lag.bytes.max`.
     pub lag_bytes_max: u64,
+    /// How long a disk usually takes for a piece of work, in microseconds.
+    pub work_us: (u64, u64),
     /// `segment.bytes`.
     pub segment_bytes: u64,
     /// `log.checkpoint.bytes`.
@@ -79,6 +81,7 @@ impl Setup {
             min_isr,
             lag_time_max: Duration::from_millis(random.between(300, 900)),
             lag_bytes_max: random.pick(&[2_000, 20_000, 1_000_000]),
+            work_us: random.pick(&[(50, 1_500), (500, 5_000), (3_000, 30_000)]),
             segment_bytes: random.between(8, 40) * 1024,
             checkpoint_bytes: random.between(4, 40) * 1024,
             chaos: Duration::from_millis(random.between(3_000, 7_000)),

@@ -24,7 +24,10 @@ fn no_run_breaks_a_law_and_everything_that_can_happen_does() {
     println!("{} runs, {} steps\n{}", report.runs, report.steps, report.coverage);
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     let missing: Vec<_> = report.coverage.missing().into_iter().map(Fact::words).collect();
-    assert!(missing.is_empty(), "never happened, so the runs prove less than they say: {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "never happened, so the runs prove less than they say: {missing:?}"
+    );
 }
 
 #[test]

@@ -51,7 +51,10 @@ impl<R: Rules> Shell<R> {
 
     /// The leader pushes no more.
     pub fn leader_ended(&mut self, session: Session, around: &mut Around<'_>) {
-        self.forget_frames();
+        // Of another session than this it is no news: what waits goes on waiting.
+        if self.session() == Some(session) {
+            self.forget_frames();
+        }
         self.step(Event::LeaderLost { session }, around);
         self.start_work(around);
     }

@@ -55,6 +55,14 @@ struct Stored {
     duplicate: bool,
 }
 
+/// What a batch is to the log.
+enum Checked {
+    New,
+    Duplicate(Stored),
+    /// The log is being cut.
+    NotNow,
+}
+
 impl<R: Rules> Shell<R> {
     /// A client sends a batch.
     pub fn produce(
@@ -93,8 +101,10 @@ impl<R: Rules> Shell<R> {
         around: &mut Around<'_>,
     ) -> Result<Option<Stored>, ProduceError> {
         let epoch = self.may_write(append)?;
-        if let Some(original) = self.check_producer(append, around)? {
-            return Ok(Some(original));
+        match self.check_producer(append, around)? {
+            Checked::New => {}
+            Checked::Duplicate(original) => return Ok(Some(original)),
+            Checked::NotNow => return Ok(None),
         }
         if self.replica.holds_appends() {
             return Ok(None);
@@ -145,15 +155,19 @@ impl<R: Rules> Shell<R> {
         &self,
         append: &Append,
         around: &mut Around<'_>,
-    ) -> Result<Option<Stored>, ProduceError> {
+    ) -> Result<Checked, ProduceError> {
         let header = append.batch.header();
-        let Some(stamp) = header.producer() else { return Ok(None) };
+        let Some(stamp) = header.producer() else { return Ok(Checked::New) };
         let producer_id = stamp.id.get();
-        match self.log.producers().check(stamp, header.last_offset_delta, around.wall) {
-            ProducerCheck::New => Ok(None),
+        let (log, delta) = (&self.log, header.last_offset_delta);
+        let Some(check) = log.check_producer(stamp, delta, around.wall) else {
+            return Ok(Checked::NotNow);
+        };
+        match check {
+            ProducerCheck::New => Ok(Checked::New),
             ProducerCheck::Duplicate(original) => {
                 around.stage.note(Fact::DuplicateRefused);
-                Ok(Some(Stored {
+                Ok(Checked::Duplicate(Stored {
                     base: original.base_offset,
                     end: original.last_offset().next(),
                     duplicate: true,
