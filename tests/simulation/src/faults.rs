@@ -175,7 +175,8 @@ impl<R: Rules> World<R> {
         }
         self.end_process(broker, !power_too);
         if power_too {
-            self.cut_power(broker);
+            let cut = self.any_cut();
+            self.cut_power(broker, cut);
         } else {
             self.brokers[broker].machine.kill();
         }
@@ -190,35 +191,40 @@ impl<R: Rules> World<R> {
     fn power_loss_of(&mut self, broker: usize) {
         if self.may_lose_power(broker) {
             self.end_process(broker, false);
-            self.cut_power(broker);
+            let cut = self.any_cut();
+            self.cut_power(broker, cut);
             self.start_later(broker);
         }
     }
 
-    fn cut_power(&mut self, broker: usize) {
+    fn any_cut(&mut self) -> PowerCut {
+        let extremes: Vec<_> = PowerCut::sample(0).collect();
+        if self.stage.random.permille(300) {
+            self.stage.random.pick(&extremes)
+        } else {
+            PowerCut::Random(self.stage.random.next())
+        }
+    }
+
+    fn cut_power(&mut self, broker: usize, cut: PowerCut) {
         self.stage.note(Fact::PowerLoss);
         if self.stage.setup.durability == Durability::Memory {
             self.note_lost(broker);
         }
-        let extremes: Vec<_> = PowerCut::sample(0).collect();
-        let cut = if self.stage.random.permille(300) {
-            self.stage.random.pick(&extremes)
-        } else {
-            PowerCut::Random(self.stage.random.next())
-        };
         self.brokers[broker].machine.power_loss(cut);
     }
 
+    /// Of what was not synced, often nothing is left anywhere.
     fn blackout(&mut self) {
         if self.stage.setup.durability != Durability::Disk {
             return;
         }
         self.stage.note(Fact::Blackout);
+        let worst = self.stage.random.permille(600);
         for broker in 0..BROKERS {
             self.end_process(broker, false);
-            self.cut_power(broker);
-        }
-        for broker in 0..BROKERS {
+            let cut = if worst { PowerCut::LoseUnsynced } else { self.any_cut() };
+            self.cut_power(broker, cut);
             self.start_later(broker);
         }
     }

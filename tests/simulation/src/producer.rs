@@ -239,7 +239,7 @@ impl Producer {
         self.leader = None;
         let sent = std::mem::take(&mut self.on_the_wire);
         let plant = stage.setup.plant;
-        let lies = matches!(plant, Some(Plant::TakenForUnsent | Plant::NewIdentityOnLoss));
+        let lies = plant == Some(Plant::NewIdentityOnLoss);
         let untaken: HashSet<u64> = if lies { sent.into_iter().collect() } else { HashSet::new() };
         self.shipped.lost(stage.now(), &untaken);
         if plant == Some(Plant::NewIdentityOnLoss)
