@@ -93,7 +93,7 @@ impl<R: Rules> Broker<R> {
         if failure.is_failed() {
             return Err(NotStarted::DiskFailed);
         }
-        let salts = SaltSource::seeded(stage.random.next());
+        let salts = SaltSource::seeded(stage.random.number());
         let budgets = LogBudgets { open_segments: 4, ..LogBudgets::default() };
         let env = LogEnv::new(self.machine.shared(), failure.clone(), salts, budgets);
         let clean = std::mem::take(&mut self.machine.is_clean);
@@ -252,12 +252,12 @@ impl<R: Rules> Process<R> {
     pub fn hear(&mut self, envelope: Envelope, machine: &mut Machine, stage: &mut Stage) {
         let Envelope { from, on, body, .. } = envelope;
         match body {
-            Body::Joined { incarnation, epoch } => {
-                if incarnation == self.incarnation && self.epoch.is_none() {
-                    self.epoch = Some(epoch);
-                    machine.whole_since = Some(epoch);
-                    self.begin(machine, stage);
-                }
+            Body::Joined { incarnation, epoch }
+                if incarnation == self.incarnation && self.epoch.is_none() =>
+            {
+                self.epoch = Some(epoch);
+                machine.whole_since = Some(epoch);
+                self.begin(machine, stage);
             }
             Body::Metadata(image) => self.follow(image, machine, stage),
             body if self.begun => match (body, on) {

@@ -202,7 +202,7 @@ impl<R: Rules> World<R> {
         if self.stage.random.permille(300) {
             self.stage.random.pick(&extremes)
         } else {
-            PowerCut::Random(self.stage.random.next())
+            PowerCut::Random(self.stage.random.number())
         }
     }
 

@@ -170,10 +170,10 @@ impl Producer {
     pub fn hear(&mut self, on: Option<Connection>, body: Body, c: &mut Controller, s: &mut Stage) {
         match body {
             Body::Leader { leader: Some(leader), epoch, .. } => self.learn(leader, epoch),
-            Body::Produced { correlation_id, outcome } => {
-                if on.is_some() && on == self.link.map(|(on, _)| on) {
-                    self.answered(correlation_id, outcome, s);
-                }
+            Body::Produced { correlation_id, outcome }
+                if on.is_some() && on == self.link.map(|(on, _)| on) =>
+            {
+                self.answered(correlation_id, outcome, s);
             }
             _ => {}
         }

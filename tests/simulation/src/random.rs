@@ -19,13 +19,13 @@ impl Random {
     }
 
     /// Any number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0.next_u64()
     }
 
     /// One of `0..n`; 0 if there is none.
     pub fn below(&mut self, n: u64) -> u64 {
-        if n == 0 { 0 } else { self.next() % n }
+        if n == 0 { 0 } else { self.number() % n }
     }
 
     /// One of `from..=to`.
@@ -56,7 +56,7 @@ impl Random {
 
     /// Uniform in `0.0..1.0`.
     pub fn unit(&mut self) -> f64 {
-        let bits = u32::try_from(self.next() >> 32).expect("32 bits");
+        let bits = u32::try_from(self.number() >> 32).expect("32 bits");
         f64::from(bits) / (f64::from(u32::MAX) + 1.0)
     }
 }

@@ -41,7 +41,7 @@ impl<E> Schedule<E> {
     }
 
     /// Goes on to what happens next.
-    pub fn next(&mut self) -> Option<E> {
+    pub fn go_on(&mut self) -> Option<E> {
         let Reverse(due) = self.to_come.pop()?;
         self.now = due.at;
         Some(due.event)
@@ -91,10 +91,10 @@ mod tests {
         for (at, what) in [(5, 'c'), (1, 'a'), (5, 'd'), (1, 'b')] {
             schedule.at(ms(at), what);
         }
-        let order: String = std::iter::from_fn(|| schedule.next()).collect();
+        let order: String = std::iter::from_fn(|| schedule.go_on()).collect();
         assert_eq!((order.as_str(), schedule.now()), ("abcd", ms(5)));
         schedule.at(ms(2), 'e');
-        schedule.next();
+        schedule.go_on();
         assert_eq!(schedule.now(), ms(5), "time does not go back");
     }
 }

@@ -111,7 +111,7 @@ impl<R: Rules> World<R> {
     /// Whether no law was broken until then.
     pub fn go_on_until(&mut self, until: Duration) -> bool {
         while self.stage.broken.is_none() && self.stage.now() < until {
-            let Some(event) = self.stage.schedule.next() else { break };
+            let Some(event) = self.stage.schedule.go_on() else { break };
             self.take(event);
             if std::mem::take(&mut self.stage.is_dirty)
                 && let Some(law) = self.violation()

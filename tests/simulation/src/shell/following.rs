@@ -218,8 +218,8 @@ fn after(head: &DataHead, at: Offset) -> DataHead {
         return head.clone();
     }
     let started = |run: &&EpochStart| run.start < at;
-    let previous = head.epochs.iter().filter(started).next_back().map(|run| run.epoch);
-    let first = head.epochs.iter().filter(|run| run.start <= at).next_back();
+    let previous = head.epochs.iter().rfind(started).map(|run| run.epoch);
+    let first = head.epochs.iter().rfind(|run| run.start <= at);
     let first = first.map(|run| EpochStart { epoch: run.epoch, start: at });
     let later = head.epochs.iter().filter(|run| run.start > at).copied();
     DataHead {
