@@ -156,7 +156,7 @@ impl SegmentFile for MappedSegment {
     }
 
     fn sync(&self, point: SyncPoint) -> io::Result<()> {
-        self.file.file().sync(point)
+        self.file.sync(point)
     }
 
     fn release_window(&self) -> io::Result<()> {

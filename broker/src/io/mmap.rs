@@ -58,7 +58,7 @@ use rustix::{
 };
 
 use super::{
-    AppendError, File, WriteMode,
+    AppendError, File, SyncPoint, WriteMode,
     extent::Extent,
     maps::MapPermit,
     real_file::RealFile,
@@ -76,6 +76,12 @@ const POPULATE_WRITE: Advice = Advice::LinuxPopulateWrite;
 #[cfg(not(target_os = "linux"))]
 const POPULATE_WRITE: Advice = Advice::WillNeed;
 
+/// Takes pages out of a map, not out of memory.
+#[cfg(target_os = "linux")]
+const UNMAP_PAGES: Advice = Advice::LinuxDontNeed;
+#[cfg(not(target_os = "linux"))]
+const UNMAP_PAGES: Advice = Advice::WillNeed;
+
 /// Pages asked about in one `mincore`.
 const MINCORE_PAGES: usize = 512;
 
@@ -87,6 +93,8 @@ pub(super) struct MappedFile {
     map: ArcSwapOption<Map>,
     /// Start of what was populated last and not given back since: known to be in memory.
     resident_from: AtomicU64,
+    /// Start of what may have been stored to through the map and not been synced since.
+    stored_from: AtomicU64,
     /// Addresses to reserve when a file that is appended to is mapped, in bytes.
     reserve: u64,
     /// Set by readers, cleared by [`Maps`](super::maps::Maps) when it looks for an idle map.
@@ -102,6 +110,7 @@ impl MappedFile {
             extent,
             map: ArcSwapOption::empty(),
             resident_from: AtomicU64::new(u64::MAX),
+            stored_from: AtomicU64::new(0),
             reserve,
             used: AtomicBool::new(false),
         }
@@ -190,6 +199,26 @@ impl MappedFile {
             )),
             other => other.map_err(io::Error::from),
         }
+    }
+
+    /// Syncs the file.
+    ///
+    /// Writing back a page that a map may store to costs an interrupt of every core that uses the
+    /// address space, page by page; half of what a broker took for a GB was that. So pages that are
+    /// full leave the map first, all at once: they stay in memory, and readers find them there.
+    pub(super) fn sync(&self, point: SyncPoint) -> io::Result<()> {
+        let map = self.map.load();
+        let Some(map) = map.as_deref().filter(|map| map.writable) else {
+            return self.file.sync(point);
+        };
+        let full = self.extent.published() / page_size() * page_size();
+        let from = self.stored_from.fetch_max(full, Ordering::Relaxed);
+        // Either is for speed alone.
+        let _ = map.advise(from, full, UNMAP_PAGES);
+        self.file.sync(point)?;
+        // Its pages take no stores any more: better to be told here than by each append.
+        let _ = map.advise(self.extent.published(), self.extent.window(), POPULATE_WRITE);
+        Ok(())
     }
 
     /// Maps what is published of a file that is not appended to.
@@ -357,14 +386,15 @@ impl Map {
         }
     }
 
-    /// Brings in the pages of `[from, to)`, in steps.
+    /// Brings in the pages of `[from, to)`, or takes them out, in steps.
     fn advise(&self, from: u64, to: u64, advice: Advice) -> Result<(), Errno> {
         let page = page_size();
         let mut from = usize::try_from(from - from % page).map_err(|_| Errno::INVAL)?;
         let to = usize::try_from(to).map_err(|_| Errno::INVAL)?.min(self.len);
         while from < to {
             let len = POPULATE_STEP.min(to - from);
-            // SAFETY: inside this map, whose pages are populated only: no content changes.
+            // SAFETY: inside this map. No content changes: pages are populated, or found again in
+            // the file's page cache by the next who looks, since the map is shared.
             match unsafe { rustix::mm::madvise(self.address(from).cast(), len, advice) } {
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 other => {

@@ -292,7 +292,7 @@ impl Log {
         (last >= self.log_start_offset()).then(|| self.epochs.epoch_of(last)).flatten()
     }
 
-    /// Where the batches of `epoch` end, as [`LeaderEpochs::end_offset_for`].
+    /// Where the batches of `epoch` end, as `LeaderEpochs::end_of`.
     pub fn end_offset_for(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         self.epochs.end_offset_for(epoch, self.log_end_offset())
     }
