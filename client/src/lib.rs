@@ -67,6 +67,8 @@ pub use riverrun_proto::{
     record::Codec as Compression,
 };
 
+#[doc(hidden)]
+pub use self::producer::simulation;
 pub use self::{
     address::{Address, DEFAULT_PORT},
     admin::{

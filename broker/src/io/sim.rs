@@ -206,6 +206,11 @@ impl SimDisk {
         self.world.lock().faults.len()
     }
 
+    /// None of them strikes any more.
+    pub fn forget_faults(&self) {
+        self.world.lock().faults.clear();
+    }
+
     /// After `n` more operations that change something, every call fails, as if the process were
     /// gone; go on with [`SimDisk::power_loss`] or [`SimDisk::kill`].
     pub fn off_after(&self, n: u64) {

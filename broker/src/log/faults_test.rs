@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use riverrun_proto::{ids::ProducerId, record::ProducerStamp};
+
 use super::{
-    AppendError, Completed, LogConfig, LogError,
+    AppendError, Completed, LogConfig, LogError, ProducerCheck,
     testkit::{Driven, Make, at, dir, env, fingerprint, replayed, sim_disk, small_config},
 };
 use crate::io::{
@@ -68,6 +70,36 @@ fn a_full_disk_refuses_appends_and_comes_back_by_itself() {
             Driven::open(env(Arc::new(disk.kill()), "/data", 2), small_config(), false);
         assert_eq!((report.damage, driven.batches()), (None, batches), "{room}");
     }
+}
+
+/// The wall clock may be set back at any time (found by the simulator): by however much, that must not
+/// keep a log from writing.
+#[test]
+fn a_clock_that_is_set_back_does_not_keep_the_disk_full() {
+    let hour = Duration::from_secs(3600);
+    for ticks in [false, true] {
+        let disk = sim_disk(1);
+        let mut driven = start(&disk, small_config());
+        disk.set_capacity(Some(30_000));
+        fill(&mut driven);
+        disk.set_capacity(None);
+        driven.now = driven.now.saturating_sub(hour);
+        if ticks {
+            driven.log.tick(driven.now);
+            driven.work();
+        }
+        driven.append(make()).unwrap();
+    }
+    // And where it had been set back before, a full disk is still left alone for a moment.
+    let disk = sim_disk(1);
+    let mut driven = start(&disk, small_config());
+    driven.append(make()).unwrap();
+    driven.now = driven.now.saturating_sub(hour);
+    disk.set_capacity(Some(30_000));
+    fill(&mut driven);
+    let before = disk.ops();
+    assert!(matches!(driven.append(make()), Err(AppendError::StorageFull)));
+    assert_eq!(disk.ops(), before);
 }
 
 #[test]
@@ -231,6 +263,27 @@ fn a_truncation_overtakes_other_work() {
             Driven::open(env(Arc::new(disk.kill()), "/data", 2), small_config(), false);
         assert_eq!((report.damage, driven.batches()), (None, batches), "order {order}");
     }
+}
+
+/// Found by the simulator: a follower that cut its log and was elected before the cut was done called
+/// a batch a duplicate that it had just cut off, and an acknowledged record was in no log.
+#[test]
+fn nothing_is_said_of_producers_while_the_log_is_cut() {
+    let mut driven = start(&sim_disk(1), small_config());
+    let batch = |sequence| Make { producer: Some((7, sequence)), ..make() };
+    driven.append(batch(0)).unwrap();
+    driven.append(batch(2)).unwrap();
+    let asks = |driven: &Driven, base_sequence| {
+        let id = ProducerId::new(7).unwrap();
+        let stamp = ProducerStamp { id, epoch: 0, base_sequence };
+        driven.log.check_producer(stamp, 1, driven.now)
+    };
+    assert!(matches!(asks(&driven, 2), Some(ProducerCheck::Duplicate(_))));
+    let cut = driven.log.start_truncate(at(2));
+    assert_eq!(asks(&driven, 2), None);
+    driven.run(cut);
+    assert_eq!(asks(&driven, 2), Some(ProducerCheck::New));
+    assert!(matches!(asks(&driven, 0), Some(ProducerCheck::Duplicate(_))));
 }
 
 #[test]

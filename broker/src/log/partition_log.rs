@@ -9,8 +9,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use riverrun_proto::{
-    epoch::LeaderEpoch, ids::TopicPartition, limits::BATCH_BYTES_MAX, offset::Offset,
-    record::StampedBatch, timestamp::Timestamp,
+    epoch::LeaderEpoch,
+    ids::TopicPartition,
+    limits::BATCH_BYTES_MAX,
+    offset::Offset,
+    record::{ProducerStamp, StampedBatch},
+    timestamp::Timestamp,
 };
 
 use super::{
@@ -22,7 +26,7 @@ use super::{
     flush::FlushState,
     layout::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     leader_epochs::LeaderEpochs,
-    producer_state::ProducerStates,
+    producer_state::{ProducerCheck, ProducerStates},
     reader::LogReader,
     replay,
     retention::{self, RetentionPolicy, SegmentFacts},
@@ -68,7 +72,7 @@ pub(super) struct Status {
     pub(super) undeleted: Option<Box<Delete>>,
     /// The disk was full when last tried; when to try again.
     pub(super) storage_full_until: Option<Timestamp>,
-    /// The latest time heard of.
+    /// The time as last heard.
     pub(super) now: Timestamp,
 }
 
@@ -89,13 +93,13 @@ impl Log {
     ///
     /// The batch is readable at once by whoever may read up to the log end offset; it is durable
     /// once the flushed end reaches [`Appended::log_end_offset`]. Whether its producer may append it
-    /// was asked of [`Log::producers`] before, under the same lock.
+    /// was asked of [`Log::check_producer`] before, under the same lock.
     pub fn append(
         &mut self,
         batch: &StampedBatch,
         now: Timestamp,
     ) -> Result<Appended, AppendError> {
-        self.status.now = self.status.now.max(now);
+        self.status.now = now;
         let log_end = self.log_end_offset();
         self.check_append(batch, log_end)?;
         let header = batch.header();
@@ -145,6 +149,21 @@ impl Log {
         Ok(Appended { base_offset: log_end, log_end_offset: next })
     }
 
+    /// What a batch would be to this log if it were appended now; `None`: the log is being cut, ask
+    /// again when it is ready for appends.
+    ///
+    /// Until a cut is complete the producers' state is that of the log before it. A leader that
+    /// answered by it would call a batch a duplicate that it has just cut off, and that no log has any
+    /// more: an acknowledged record would be lost.
+    pub fn check_producer(
+        &self,
+        stamp: ProducerStamp,
+        last_offset_delta: i32,
+        now: Timestamp,
+    ) -> Option<ProducerCheck> {
+        (!self.status.is_truncating).then(|| self.producers.check(stamp, last_offset_delta, now))
+    }
+
     /// Notes that a leader epoch begins at the log end: a leader does this when it takes over,
     /// before it has written anything.
     pub fn note_epoch(&mut self, epoch: LeaderEpoch) {
@@ -175,12 +194,10 @@ impl Log {
     /// To be called every few seconds: forgets producers, tries a full disk again, gives back what
     /// an idle partition holds. Work may be due afterwards.
     pub fn tick(&mut self, now: Timestamp) {
-        self.status.now = self.status.now.max(now);
+        self.status.now = now;
         let expired = self.producers.expire(now);
         self.shared.env.counters.producers_expired.add(expired as u64);
-        if self.status.storage_full_until.is_some_and(|until| until <= now) {
-            self.status.storage_full_until = None;
-        }
+        self.forget_storage_full(now);
         if let Active::Open(active) = &self.active
             && self.status.need.is_none()
             && active.is_idle(now, &self.config)
@@ -342,9 +359,9 @@ impl Log {
 
     /// Notes what is needed; the answer to the append that met it.
     fn not_ready(&mut self, need: Need, now: Timestamp) -> AppendError {
-        match self.status.storage_full_until {
-            Some(until) if now < until => return AppendError::StorageFull,
-            _ => self.status.storage_full_until = None,
+        self.forget_storage_full(now);
+        if self.status.storage_full_until.is_some() {
+            return AppendError::StorageFull;
         }
         self.shared.env.counters.appends_not_ready.add(1);
         // What an append waits for comes before what would only be nice to have.
@@ -396,6 +413,14 @@ impl Log {
     pub(super) fn note_storage_full(&mut self) {
         self.shared.env.counters.storage_full.add(1);
         self.status.storage_full_until = Some(self.status.now.saturating_add(STORAGE_RETRY));
+    }
+
+    /// A full disk is tried again when the moment has passed, or when the wall clock says that it has
+    /// not come yet: then the clock was set back, and would keep the log from writing for as long as
+    /// it was set back by.
+    fn forget_storage_full(&mut self, now: Timestamp) {
+        let waits = |until: Timestamp| now < until && now >= until.saturating_sub(STORAGE_RETRY);
+        self.status.storage_full_until = self.status.storage_full_until.filter(|u| waits(*u));
     }
 
     /// The end of the log by offset and position.

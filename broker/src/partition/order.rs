@@ -104,15 +104,19 @@ impl State {
         let stamps_time = settings.timestamp_type == TimestampType::LogAppendTime;
         // Before what the topic allows is looked at: what has been written must not be called
         // refused because a retry comes late, or after the limits were lowered.
-        if let Some(stamp) = append.batch.header().producer()
-            && let Some(original) = self.check_producer(stamp, append, now)?
-        {
-            return Ok(Some(Stored {
-                base_offset: original.base_offset,
-                last_offset: original.last_offset(),
-                log_append_time: stamps_time.then_some(original.timestamp),
-                duplicate: true,
-            }));
+        if let Some(stamp) = append.batch.header().producer() {
+            let last_offset_delta = append.batch.header().last_offset_delta;
+            let Some(check) = self.log.check_producer(stamp, last_offset_delta, now) else {
+                return Ok(None);
+            };
+            if let Some(original) = judge_producer(stamp, check)? {
+                return Ok(Some(Stored {
+                    base_offset: original.base_offset,
+                    last_offset: original.last_offset(),
+                    log_append_time: stamps_time.then_some(original.timestamp),
+                    duplicate: true,
+                }));
+            }
         }
         settings.check(append, now)?;
         if self.replica.holds_appends() {
@@ -169,31 +173,6 @@ impl State {
             (Acks::All, Admission::NotLeader) => Err(self.not_leader(false)),
             (Acks::All, Admission::NotEnoughReplicas { isr, min_isr }) => {
                 Err(ProduceError::NotEnoughReplicas { isr, min_isr })
-            }
-        }
-    }
-
-    /// The batch as it was first written, if this is a retry.
-    fn check_producer(
-        &self,
-        stamp: ProducerStamp,
-        append: &Append,
-        now: Timestamp,
-    ) -> Result<Option<RememberedBatch>, ProduceError> {
-        let producer_id = stamp.id.get();
-        match self.log.producers().check(stamp, append.batch.header().last_offset_delta, now) {
-            ProducerCheck::New => Ok(None),
-            ProducerCheck::Duplicate(original) => Ok(Some(original)),
-            ProducerCheck::OutOfOrder { expected } => Err(ProduceError::OutOfOrderSequence {
-                producer_id,
-                given: stamp.base_sequence,
-                expected,
-            }),
-            ProducerCheck::TooManyProducers { count_max } => {
-                Err(ProduceError::TooManyProducers { max: count_max })
-            }
-            ProducerCheck::Fenced { current } => {
-                Err(ProduceError::InvalidProducerEpoch { producer_id, given: stamp.epoch, current })
             }
         }
     }
@@ -425,5 +404,28 @@ impl State {
     fn answer_waiters(&mut self, error: ProduceError, effects: &mut Effects) {
         let waiters = self.waiters.take_all();
         effects.answers.extend(waiters.into_iter().map(|w| (w.ticket, Err(error.clone()))));
+    }
+}
+
+/// The batch as it was first written, if this is a retry.
+fn judge_producer(
+    stamp: ProducerStamp,
+    check: ProducerCheck,
+) -> Result<Option<RememberedBatch>, ProduceError> {
+    let producer_id = stamp.id.get();
+    match check {
+        ProducerCheck::New => Ok(None),
+        ProducerCheck::Duplicate(original) => Ok(Some(original)),
+        ProducerCheck::OutOfOrder { expected } => Err(ProduceError::OutOfOrderSequence {
+            producer_id,
+            given: stamp.base_sequence,
+            expected,
+        }),
+        ProducerCheck::TooManyProducers { count_max } => {
+            Err(ProduceError::TooManyProducers { max: count_max })
+        }
+        ProducerCheck::Fenced { current } => {
+            Err(ProduceError::InvalidProducerEpoch { producer_id, given: stamp.epoch, current })
+        }
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Following {
     pub(super) leader: BrokerId,
     session: Session,
     stage: Stage,
+    /// High watermark and log start as told on this session, while they lie past what the log has.
+    ahead: Option<(Offset, Offset)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +41,8 @@ impl<R: Rules> Replica<R> {
             self.truncate(self.high_watermark, actions);
         }
         let session = self.next_session();
-        self.role = Role::Follower(Following { leader, session, stage: Stage::Asking });
+        self.role =
+            Role::Follower(Following { leader, session, stage: Stage::Asking, ahead: None });
         self.subscribe(actions);
     }
 
@@ -115,6 +118,7 @@ impl<R: Rules> Replica<R> {
         if let Role::Follower(following) = &mut self.role {
             following.stage = Stage::Paused;
             following.session = session.unwrap_or(following.session);
+            following.ahead = None;
         }
     }
 
@@ -188,7 +192,12 @@ impl<R: Rules> Replica<R> {
 
     fn fits(&self, head: &DataHead) -> bool {
         let last = self.log.last_epoch();
-        let follows = head.previous_epoch == last || self.rules.breaks(Mutation::NoDivergenceCheck);
+        // What was deleted had been committed: a log that is empty because of that agrees with any
+        // leader's, also with one that has not heard of the deletion and still has what comes before.
+        let is_empty = self.log.start == self.log.end;
+        let follows = is_empty
+            || head.previous_epoch == last
+            || self.rules.breaks(Mutation::NoDivergenceCheck);
         let starts = head.epochs.first().is_some_and(|run| run.start == head.base);
         let grows = head
             .epochs
@@ -210,13 +219,22 @@ impl<R: Rules> Replica<R> {
         self.ack(actions);
     }
 
+    /// As far as the log goes; the rest when it has gone on. For what was told may overtake the
+    /// batches that it is about, where those wait for the log, and a leader that has nothing new does
+    /// not say it twice: the simulator found followers that stayed behind for as long as nothing was
+    /// written. It holds for this session, in which the log is and stays a prefix of the leader's.
     fn adopt(&mut self, progress: Progress, actions: &mut Vec<Action>) {
-        let high_watermark = progress.high_watermark.min(self.log.end);
+        let Progress { high_watermark: told, log_start, .. } = progress;
+        let Role::Follower(following) = &mut self.role else { return };
+        let (ahead, ahead_start) = following.ahead.unwrap_or((told, log_start));
+        let (told, log_start) = (told.max(ahead), log_start.max(ahead_start));
+        following.ahead = (told > self.log.end).then_some((told, log_start));
+        let high_watermark = told.min(self.log.end);
         if high_watermark > self.high_watermark {
             self.high_watermark = high_watermark;
             actions.push(Action::AdvanceHighWatermark(high_watermark));
         }
-        let log_start = progress.log_start.min(self.high_watermark);
+        let log_start = log_start.min(self.high_watermark);
         if log_start > self.log.start {
             self.log.advance_start(log_start);
             actions.push(Action::AdvanceLogStart(log_start));
@@ -272,6 +290,7 @@ impl<R: Rules> Replica<R> {
         let session = self.next_session();
         if let Role::Follower(following) = &mut self.role {
             following.session = session;
+            following.ahead = None;
         }
         self.subscribe(actions);
     }

@@ -126,6 +126,57 @@ fn data_is_appended_then_acknowledged_and_the_high_watermark_follows() {
     assert_eq!(step(&mut replica, says(1, 3)), [], "never back");
 }
 
+/// All it had was deleted; its new leader was elected before it heard of that (found by the
+/// simulator: the follower refused every frame).
+#[test]
+fn a_log_of_which_all_was_deleted_takes_what_comes_after() {
+    let mut replica =
+        Replica::new(ME, Durability::Memory, at(10), at(10), at(10)).running_as(run(20));
+    let mut empty = position(5, 1, 10, None);
+    empty.log_start = at(10);
+    assert_eq!(step(&mut replica, follows(Some(L), 5, 1)), [Action::Subscribe(Subscribe(empty))]);
+    let head = data(10, 3, 14, &[(3, 10), (5, 12)], 13);
+    assert_eq!(step(&mut replica, Event::Leader(LeaderFrame::Data(head))), [Action::Append]);
+}
+
+/// What is committed may be told before the batches that it is about are in the log: they may have
+/// waited for it. A leader that has nothing new to say does not say it again.
+#[test]
+fn what_was_told_too_early_counts_when_the_log_has_gone_on() {
+    let mut replica = follower();
+    step(&mut replica, says(1, 8));
+    let (first, second) = (data(10, 3, 12, &[(3, 10)], 8), data(12, 3, 14, &[(3, 12)], 9));
+    assert_eq!(
+        step(&mut replica, Event::Leader(LeaderFrame::Data(first.clone()))),
+        [Action::Append]
+    );
+    assert_eq!(step(&mut replica, says(1, 13)), [Action::AdvanceHighWatermark(at(10))]);
+    assert_eq!(
+        step(&mut replica, Event::Replicated(first)),
+        [Action::AdvanceHighWatermark(at(12)), acks(5, 1, 12, 3)]
+    );
+    assert_eq!(
+        step(&mut replica, Event::Replicated(second)),
+        [Action::AdvanceHighWatermark(at(13)), acks(5, 1, 14, 3)]
+    );
+}
+
+/// In another session the log may have been cut: what was told before is not believed.
+#[test]
+fn what_was_told_on_another_session_counts_no_more() {
+    let mut replica = follower();
+    step(&mut replica, says(1, 13));
+    step(&mut replica, Event::LeaderLost { session: session(1) });
+    let asked = step(&mut replica, Event::Tick);
+    assert_eq!(asked, [asks(5, 2, 10, Some(3))]);
+    assert_eq!(step(&mut replica, says(2, 10)), []);
+    let mut head = data(10, 3, 14, &[(3, 10)], 11);
+    head.progress.session = session(2);
+    step(&mut replica, Event::Leader(LeaderFrame::Data(head.clone())));
+    let did = step(&mut replica, Event::Replicated(head));
+    assert_eq!(did, [Action::AdvanceHighWatermark(at(11)), acks(5, 2, 14, 3)]);
+}
+
 #[test]
 fn with_durability_disk_the_flush_is_acknowledged_too() {
     let mut replica = follower();

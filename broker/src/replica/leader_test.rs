@@ -13,6 +13,8 @@ const F: BrokerId = BrokerId(2);
 const G: BrokerId = BrokerId(3);
 const LIMITS: Limits = Limits { lag_time_max: Duration::from_secs(10), lag_bytes_max: 1000 };
 
+const REFUSED_FOR_ISR: Action = Action::RefuseWaiting { isr: 1, min_isr: 2 };
+
 fn at(offset: i64) -> Offset {
     Offset::new(offset).unwrap()
 }
@@ -218,6 +220,21 @@ fn who_is_fenced_or_was_restarted_is_not_proposed() {
         let actions = step(&mut replica, ack(G, 1, 10, 3));
         assert!(!actions.iter().any(|a| matches!(a, Action::ProposeIsr(_))), "{actions:?}");
     }
+}
+
+/// Fenced while it stood still, its subscription open: on an idle partition it will say nothing more,
+/// for it has all there is.
+#[test]
+fn who_has_all_there_is_joins_however_long_ago_it_said_so() {
+    let mut replica = leader(&[ME, F]);
+    step(&mut replica, subscribe(F, 1, 10, Some(3)));
+    let stands = |may_join| Event::Broker(BrokerStanding { broker: F, epoch: run(20), may_join });
+    step(&mut replica, stands(false));
+    assert_eq!(step(&mut replica, registered(5, 2, &[ME])).last(), Some(&REFUSED_FOR_ISR));
+    assert_eq!(
+        step_at(&mut replica, 5000, stands(true)),
+        [proposes(2, &[(ME, Some(10)), (F, Some(20))])]
+    );
 }
 
 #[test]

@@ -33,6 +33,8 @@ mod pump;
 mod routes;
 mod sender;
 mod shared;
+#[doc(hidden)]
+pub mod simulation;
 mod sink;
 mod worker;
 

@@ -11,8 +11,9 @@ use super::{
     batch::Payload,
     lane::{Lane, Link, OpenLink},
     pool::BufferPool,
+    sender::Sender,
     shared::PartitionKey,
-    worker::{PartitionState, Timer, Worker},
+    worker::{Timer, Worker},
 };
 use crate::{
     clock::{self, Instant},
@@ -172,7 +173,7 @@ impl Worker {
                     }
                 }
             };
-            finish(state, batch, compressor, &shared.pool);
+            finish(&mut state.sender, batch, compressor, &shared.pool);
         }
         let Some(bytes) = state.sender.next_bytes(share, now) else {
             return Turn::Nothing(state.sender.resume_at().filter(|at| *at > now));
@@ -348,20 +349,20 @@ impl Worker {
 }
 
 /// Gives a taken batch its sequence, compresses and checksums it, and queues it for sending.
-fn finish(
-    state: &mut PartitionState,
+pub(super) fn finish(
+    sender: &mut Sender<Payload>,
     batch: Batch,
     compressor: &mut Compressor,
     pool: &BufferPool,
 ) {
     let Batch { mut builder, ack, charge, created } = batch;
     let records = builder.record_count();
-    if let Some(stamp) = state.sender.next_stamp(records.cast_signed()) {
+    if let Some(stamp) = sender.next_stamp(records.cast_signed()) {
         builder.set_producer(stamp);
     }
     let (bytes, buffer) = builder.finish_with(compressor);
     pool.give(buffer);
     let size = bytes.len();
     let payload = Payload { bytes, records, ack, charge };
-    state.sender.push(payload, size, records.cast_signed(), created);
+    sender.push(payload, size, records.cast_signed(), created);
 }
