@@ -16,6 +16,8 @@ pub(super) struct Following {
     pub(super) leader: BrokerId,
     session: Session,
     stage: Stage,
+    /// What of the log was on disk when it last asked.
+    asked_flushed: Offset,
     /// High watermark and log start as told on this session, while they lie past what the log has.
     ahead: Option<(Offset, Offset)>,
 }
@@ -41,8 +43,13 @@ impl<R: Rules> Replica<R> {
             self.truncate(self.high_watermark, actions);
         }
         let session = self.next_session();
-        self.role =
-            Role::Follower(Following { leader, session, stage: Stage::Asking, ahead: None });
+        self.role = Role::Follower(Following {
+            leader,
+            session,
+            stage: Stage::Asking,
+            asked_flushed: Offset::ZERO,
+            ahead: None,
+        });
         self.subscribe(actions);
     }
 
@@ -81,8 +88,10 @@ impl<R: Rules> Replica<R> {
     }
 
     fn subscribe(&mut self, actions: &mut Vec<Action>) {
+        let flushed_end = self.log.flushed_end;
         if let Role::Follower(following) = &mut self.role {
             following.stage = Stage::Asking;
+            following.asked_flushed = flushed_end;
         }
         if let Some((_, Err(subscribe))) = self.position_for_leader() {
             actions.push(Action::Subscribe(subscribe));
@@ -139,7 +148,7 @@ impl<R: Rules> Replica<R> {
             }
             LeaderFrame::Progress(progress) => {
                 if self.is_ours(progress.session, progress.leader_epoch) {
-                    self.granted();
+                    self.granted(actions);
                     self.adopt(progress, actions);
                 }
             }
@@ -163,11 +172,17 @@ impl<R: Rules> Replica<R> {
         session == following.session && leader_epoch == registration.leader_epoch
     }
 
-    fn granted(&mut self) {
+    /// What was flushed since it asked could not be acknowledged before: nobody else would say it on
+    /// an idle partition, and the leader would wait for it for good (found by the simulator).
+    fn granted(&mut self, actions: &mut Vec<Action>) {
+        let flushed_end = self.log.flushed_end;
         if let Role::Follower(following) = &mut self.role
             && following.stage == Stage::Asking
         {
             following.stage = Stage::Granted;
+            if flushed_end > following.asked_flushed {
+                self.ack(actions);
+            }
         }
     }
 
@@ -179,14 +194,15 @@ impl<R: Rules> Replica<R> {
             return;
         }
         if self.fits(head) {
-            self.granted();
+            self.granted(actions);
             actions.push(Action::Append);
             return;
         }
-        if let Role::Follower(following) = &self.role {
+        if let Role::Follower(following) = &mut self.role {
             actions.push(Action::Unsubscribe(following.session));
+            // Frames of it may be under way: it is not asked for again.
+            following.stage = Stage::Granted;
         }
-        self.granted();
         self.pause();
     }
 

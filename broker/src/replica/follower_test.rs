@@ -126,6 +126,24 @@ fn data_is_appended_then_acknowledged_and_the_high_watermark_follows() {
     assert_eq!(step(&mut replica, says(1, 3)), [], "never back");
 }
 
+/// Flushed between the question and its answer: what could not be acknowledged then is now.
+#[test]
+fn what_was_flushed_while_it_asked_is_acknowledged_once_it_is_granted() {
+    let mut replica = follower();
+    step(&mut replica, says(1, 4));
+    step(&mut replica, Event::DurabilityChanged(Durability::Disk));
+    let head = data(10, 3, 12, &[(3, 10)], 4);
+    step(&mut replica, Event::Leader(LeaderFrame::Data(head.clone())));
+    step(&mut replica, Event::Replicated(head));
+    step(&mut replica, Event::LeaderLost { session: session(1) });
+    assert_eq!(step(&mut replica, Event::Tick), [asks(5, 2, 12, Some(3))]);
+    assert_eq!(step(&mut replica, Event::Flushed { flushed_end: at(12) }), []);
+    let mut flushed = position(5, 2, 12, Some(3));
+    flushed.flushed_end = at(12);
+    assert_eq!(step(&mut replica, says(2, 4)), [Action::Ack(Ack(flushed))]);
+    assert_eq!(step(&mut replica, says(2, 4)), [], "once");
+}
+
 /// All it had was deleted; its new leader was elected before it heard of that (found by the
 /// simulator: the follower refused every frame).
 #[test]
