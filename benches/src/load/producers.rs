@@ -134,7 +134,7 @@ impl Sender {
         let mut pending: Vec<Vec<Sent>> = self.awaiting.iter().map(|_| Vec::new()).collect();
         let mut start = Moment::now();
         while !self.load.stop.is_told() && self.load.quota.take(1) > 0 {
-            if self.sent % RECORDS_PER_READING as u64 == 0 {
+            if self.sent.is_multiple_of(RECORDS_PER_READING as u64) {
                 start = Moment::now();
             }
             let record = self.record(start);

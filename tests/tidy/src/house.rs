@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
 use crate::tokens::{Token, tokenize};
 
-/// Directories that hold no source of ours.
-const NOT_OURS: [&str; 3] = ["target", "node_modules", "riverrun-data"];
+/// Directories, by name or from the root, that hold no source of ours.
+const NOT_OURS: [&str; 4] = ["target", "node_modules", "riverrun-data", "proto/raft"];
 
 /// All source files and manifests.
 #[derive(Debug, Default)]
@@ -72,7 +72,8 @@ impl House {
             let Ok(name) = entry.file_name().into_string() else { continue };
             let path = join(dir, &name);
             if entry.file_type()?.is_dir() {
-                if !name.starts_with('.') && !NOT_OURS.contains(&name.as_str()) {
+                let ours = !NOT_OURS.contains(&name.as_str()) && !NOT_OURS.contains(&path.as_str());
+                if ours && !name.starts_with('.') {
                     self.walk(root, &path)?;
                 }
             } else if name == "Cargo.toml" || name.ends_with(".rs") {
