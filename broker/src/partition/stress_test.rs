@@ -242,12 +242,12 @@ fn reader(
     progress: Arc<Progress>,
 ) -> Found {
     let mut rng = StdRng::seed_from_u64(seed);
-    let start = partition.offsets().log_start;
+    // From the first offset, however late this thread gets to run: what was deleted before is a gap.
     let mut reader = Reader {
         partition: Arc::clone(&partition),
-        position: start,
-        high_watermark: start,
-        log_start: start,
+        position: Offset::ZERO,
+        high_watermark: Offset::ZERO,
+        log_start: Offset::ZERO,
         found: Found::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
