@@ -1,5 +1,5 @@
 //! Tells the program which commit it was built from, as `RIVERRUN_COMMIT`; nothing where there is no
-//! git. A result without it cannot be checked.
+//! git. A result without it cannot be checked. And by which compiler, as `RIVERRUN_COMPILER`.
 
 use std::process::Command;
 
@@ -14,11 +14,18 @@ fn main() {
     if let Some(commit) = git(&["describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]) {
         println!("cargo:rustc-env=RIVERRUN_COMMIT={commit}");
     }
+    let rustc = std::env::var("RUSTC").expect("cargo sets RUSTC for build scripts");
+    let compiler = output(&rustc, &["--version"]).expect("it compiled this");
+    println!("cargo:rustc-env=RIVERRUN_COMPILER={compiler}");
 }
 
-/// What git prints, if there is one and it succeeds.
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").args(arguments).output().ok()?;
+    output("git", arguments)
+}
+
+/// What a program prints, if there is one and it succeeds.
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }
