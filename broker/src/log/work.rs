@@ -135,6 +135,11 @@ impl LogWork {
         matches!(self.kind, Kind::Delete(_))
     }
 
+    /// Whether it cuts the log, or empties it: until one went well nothing is appended.
+    pub const fn is_cut(&self) -> bool {
+        matches!(self.kind, Kind::Truncate(_) | Kind::Reset(_))
+    }
+
     /// Whether appends may be waiting for it.
     pub const fn is_for_appends(&self) -> bool {
         matches!(self.kind, Kind::Ready(_))

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use riverrun_proto::{epoch::LeaderEpoch, offset::Offset};
+use riverrun_proto::{epoch::LeaderEpoch, ids::BrokerId, offset::Offset};
 use tokio::sync::oneshot;
 
 use super::{
@@ -144,6 +144,19 @@ impl State {
 impl Deletions {
     pub(super) fn new(durable: Offset) -> Self {
         Self { durable, is_running: false, next: durable, waiting: Vec::new() }
+    }
+
+    /// The log begins anew at `at`, behind `leader`: what was to be deleted is gone, and whoever
+    /// waits is to ask there.
+    pub(super) fn begin_anew(
+        &mut self,
+        at: Offset,
+        leader: Option<BrokerId>,
+        effects: &mut Effects,
+    ) {
+        self.durable = Offset::ZERO;
+        self.next = at;
+        self.answer(&FetchError::NotLeader { leader, epoch: None }.into(), effects);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -53,6 +53,10 @@ impl Housekeeping {
         for partition in partitions.iter().filter(|partition| partition.has_waiters()) {
             partition.expire(now);
         }
+        // A leader that was not ready (its metadata is behind, a connection broke) is so soon.
+        for partition in partitions.iter().filter(|partition| partition.waits_to_subscribe()) {
+            partition.subscribe_again();
+        }
         if now >= self.next_retention {
             self.next_retention = now + self.retention_interval;
             for partition in &partitions {

@@ -20,6 +20,12 @@ use crate::{
     replica::Event,
 };
 
+/// A work, and which cut of the log it is, if it is one.
+pub(super) struct Piece {
+    pub(super) work: LogWork,
+    pub(super) cut: Option<u64>,
+}
+
 /// What a work is, once it has been consumed by running.
 #[derive(Debug, Clone, Copy)]
 struct About {
@@ -27,11 +33,14 @@ struct About {
     is_flush: bool,
     is_delete: bool,
     is_for_appends: bool,
+    /// Which cut of the log it is, if it is one.
+    cut: Option<u64>,
 }
 
 impl About {
-    const fn of(work: &LogWork) -> Self {
+    const fn of(Piece { work, cut }: &Piece) -> Self {
         Self {
+            cut: *cut,
             name: work.name(),
             is_flush: work.is_flush(),
             is_delete: work.is_delete(),
@@ -43,19 +52,19 @@ impl About {
 /// A work in line; tells its partition if it is dropped without having run.
 struct Job {
     partition: Arc<Partition>,
-    work: Option<LogWork>,
+    piece: Option<Piece>,
 }
 
 impl Job {
     fn run(mut self) {
-        let Some(work) = self.work.take() else { return };
-        let about = About::of(&work);
+        let Some(piece) = self.piece.take() else { return };
+        let about = About::of(&piece);
         let partition = &self.partition;
         let clock = &partition.env.clock;
         // Its log is broken from then on, which is said; the files are read anew by the next start.
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let began = clock.monotonic();
-            let done = work.run();
+            let done = piece.work.run();
             (done, clock.monotonic().duration_since(began))
         }));
         match ran {
@@ -72,15 +81,15 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.partition.work_lost(About::of(&work), "the I/O threads have ended");
+        if let Some(piece) = self.piece.take() {
+            self.partition.work_lost(About::of(&piece), "the I/O threads have ended");
         }
     }
 }
 
 impl Partition {
-    pub(super) fn hand_to_pool(self: &Arc<Self>, work: LogWork) {
-        let job = Job { partition: Arc::clone(self), work: Some(work) };
+    pub(super) fn hand_to_pool(self: &Arc<Self>, piece: Piece) {
+        let job = Job { partition: Arc::clone(self), piece: Some(piece) };
         self.env.pool.run(Lane::Work, move || job.run());
     }
 
@@ -91,6 +100,7 @@ impl Partition {
             let error = state.take_in(self, about, done, effects);
             // Also after a failure: the log now says why it is not ready.
             state.drain_parked(self, now, effects);
+            state.drain_pushes(self, effects);
             error
         });
         if let Some(error) = error {
@@ -122,7 +132,14 @@ impl State {
                 if let Some(flushed_end) = completed.flushed_end {
                     self.step(partition, Event::Flushed { flushed_end }, effects);
                 }
-                if let Some(log_start) = completed.log_start {
+                if let Some(number) = about.cut {
+                    self.cut_ran(number, Some(&completed), effects);
+                }
+                // What a deletion wrote down that began before the log was begun anew is of the log
+                // that is gone.
+                if let Some(log_start) = completed.log_start
+                    && log_start <= self.log.log_start_offset()
+                {
                     self.step(partition, Event::LogStartAdvanced { log_start }, effects);
                     self.deletions.note_durable(log_start, effects);
                 }
@@ -132,6 +149,9 @@ impl State {
                 None
             }
             Err(error) => {
+                if let Some(number) = about.cut {
+                    self.cut_ran(number, None, effects);
+                }
                 if about.is_delete {
                     self.deleted(Some(&error), effects);
                 }

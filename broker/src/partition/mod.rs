@@ -19,11 +19,15 @@
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
+mod cutting;
 mod deletion;
 mod directories;
 mod error;
+mod following;
 pub mod housekeeping;
 mod jobs;
+mod leading;
+mod line;
 mod order;
 mod owner;
 mod parked_limit;
@@ -31,19 +35,21 @@ mod pool;
 mod produce;
 mod read;
 pub mod registry;
+pub mod replication;
 mod settings;
 mod waiters;
 pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
-pub use owner::{Partition, PartitionEnv, PartitionOffsets, Waiting, WriteGate};
+pub use line::Line;
+pub use owner::{Partition, PartitionEnv, PartitionOffsets, UnderWay, Waiting, WriteGate};
 pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
 
-pub use crate::replica::Durability;
+pub use crate::replica::{Durability, IsrProposal, frame};
 
 #[cfg(test)]
 mod crash_test;

@@ -11,8 +11,12 @@ use riverrun_proto::{
 };
 
 use super::{
+    cutting::Cutting,
     deletion::{DeletionAnswer, Deletions},
-    owner::Partition,
+    following::Following,
+    jobs::Piece,
+    leading::Leading,
+    owner::{FOLLOWS_AND_WAITS, LEADS_NOT, Partition},
     produce::{Acks, Append, ProduceError, Produced, Stored, Ticket},
     waiters::{Waiter, Waiters},
 };
@@ -32,6 +36,11 @@ pub(super) struct State {
     pub(super) parked: VecDeque<Append>,
     pub(super) parked_bytes: usize,
     pub(super) deletions: Deletions,
+    pub(super) leading: Leading,
+    pub(super) following: Following,
+    pub(super) cutting: Cutting,
+    /// The protocol lets appends go on that had been held: those that are parked are due.
+    pub(super) resumed: bool,
     /// Pieces of log work on the pool; the log sees to it that they are few.
     pub(super) works: usize,
     /// Work failed for another reason than a full disk: none is begun before the next tick, or it
@@ -47,7 +56,7 @@ pub(super) struct State {
 pub(super) struct Effects {
     pub(super) answers: Vec<(Ticket, Result<Produced, ProduceError>)>,
     pub(super) deletions: Vec<DeletionAnswer>,
-    pub(super) work: Vec<LogWork>,
+    pub(super) work: Vec<Piece>,
     pub(super) appended_in: Vec<Duration>,
     pub(super) wake_readers: bool,
 }
@@ -61,6 +70,10 @@ impl State {
             waiters: Waiters::default(),
             parked: VecDeque::new(),
             parked_bytes: 0,
+            leading: Leading::default(),
+            following: Following::default(),
+            cutting: Cutting::default(),
+            resumed: false,
             works: 0,
             stalled: false,
             closed: false,
@@ -270,6 +283,7 @@ impl State {
                         "an epoch starts at the end"
                     );
                     self.log.note_epoch(epoch);
+                    self.following.forget_pushes();
                     effects.wake_readers = true;
                 }
                 Action::Resign { .. } => {
@@ -296,28 +310,46 @@ impl State {
                         effects.answers.push((waiter.ticket, Ok(produced)));
                     }
                 }
-                // Appends look for themselves, and those parked are tried again by every tick.
-                Action::HoldAppends | Action::ResumeAppends => {}
-                // What goes to other replicas or to the controller, and what comes of it in the own
-                // log. As long as brokers know no peers there is nobody to carry it to, and no
-                // registration names anybody who could have asked.
-                Action::Append
-                | Action::Truncate { .. }
-                | Action::Restart { .. }
-                | Action::AdvanceLogStart(_)
-                | Action::Serve { .. }
-                | Action::Reply { .. }
-                | Action::EndSession { .. }
-                | Action::WakeSenders
-                | Action::ShareProgress
-                | Action::Subscribe(_)
-                | Action::Ack(_)
-                | Action::Unsubscribe(_)
-                | Action::ProposeIsr(_) => {}
+                // Appends look for themselves.
+                Action::HoldAppends => {}
+                Action::ResumeAppends => self.resumed = true,
+                Action::Append => self.wants_append(),
+                Action::Truncate { to } => self.cut(partition, to, false, effects),
+                Action::Restart { at } => {
+                    self.cut(partition, at, true, effects);
+                    effects.wake_readers = true;
+                }
+                Action::AdvanceLogStart(to) => {
+                    if self.is_sound() {
+                        self.advance_log_start(to, effects);
+                    }
+                }
+                Action::Serve { follower, session, from } => self.serve(follower, session, from),
+                Action::Reply { frame, .. } => self.reply(frame),
+                Action::EndSession { session, .. } => {
+                    self.leading.end(session);
+                }
+                Action::WakeSenders => self.leading.wake(),
+                Action::ShareProgress => self.leading.share_progress(),
+                Action::Subscribe(subscribe) => self.subscribe(partition, subscribe),
+                Action::Ack(_) => self.acknowledge_to_leader(),
+                Action::Unsubscribe(session) => self.unsubscribe(session),
+                Action::ProposeIsr(proposal) => {
+                    partition.env.replication.peers.propose_isr(partition.id(), &proposal);
+                }
             }
         }
-        let leads = self.replica.leads().map_or(-1, LeaderEpoch::get);
-        partition.published.leads.store(leads, Ordering::Release);
+        self.publish_role(partition);
+        self.append_given(partition, effects);
+    }
+
+    fn publish_role(&self, partition: &Partition) {
+        let role = match self.replica.leads() {
+            Some(epoch) => epoch.get(),
+            None if self.replica.is_paused() => FOLLOWS_AND_WAITS,
+            None => LEADS_NOT,
+        };
+        partition.published.leads.store(role, Ordering::Release);
     }
 
     /// Starts what the log wants done, and the flush that acks and readers wait for: with
@@ -350,7 +382,8 @@ impl State {
     pub(super) fn run(&mut self, work: LogWork, effects: &mut Effects) {
         self.works += 1;
         self.deletions.is_running |= work.is_delete();
-        effects.work.push(work);
+        let cut = work.is_cut().then(|| self.cuts_begun());
+        effects.work.push(Piece { work, cut });
     }
 
     /// Answers whoever waited past the deadline: parked batches were never written.
@@ -373,7 +406,9 @@ impl State {
 
     /// No more appends; whoever waits is told.
     pub(super) fn close(&mut self, effects: &mut Effects) {
+        self.stop_following();
         self.closed = true;
+        self.leading.stop();
         self.answer_parked(&ProduceError::Closing { appended: false }, effects);
         self.answer_waiters(ProduceError::Closing { appended: true }, effects);
         self.deletions.close(effects);

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 use riverrun_proto::{
-    epoch::LeaderEpoch,
+    epoch::{LeaderEpoch, PartitionEpoch},
     ids::{TopicName, TopicPartition},
     offset::Offset,
 };
@@ -24,6 +24,7 @@ use super::{
     pool::{IoPool, panic_text},
     produce::Append,
     read::ReadBudget,
+    replication::Replication,
     settings::Settings,
     watch::{ReadySet, Watch, Watchers},
 };
@@ -31,7 +32,7 @@ use crate::{
     clock::{Clock, Instant},
     io::Failure,
     log::{Log, LogConfig, LogReader},
-    replica::{Event, Registration, Replica},
+    replica::{BrokerStanding, Event, Registration, Replica},
     telemetry::StorageMetrics,
 };
 
@@ -52,6 +53,8 @@ pub struct PartitionEnv {
     pub read_budget: ReadBudget,
     /// How much may be parked in front of one partition's log.
     pub parked: ParkedLimit,
+    /// Other brokers, and bounds of what goes between them.
+    pub replication: Replication,
 }
 
 /// Closed while the disk has so little room that what is left is for deletions, checkpoints and the
@@ -101,6 +104,15 @@ pub struct Waiting {
     pub deletions: usize,
 }
 
+/// What is under way between a partition and other brokers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Bytes that were pushed to followers and not acknowledged.
+    pub pushed_bytes: usize,
+    /// Bytes that came from the leader and wait for the log to be ready.
+    pub waiting_bytes: usize,
+}
+
 /// A partition of a topic on this broker.
 pub struct Partition {
     id: TopicPartition,
@@ -119,7 +131,7 @@ pub struct Partition {
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) high_watermark: AtomicI64,
-    /// The leader epoch while this broker leads, else −1.
+    /// The leader epoch while this broker leads, else [`LEADS_NOT`] or [`FOLLOWS_AND_WAITS`].
     pub(super) leads: AtomicI32,
     closed: AtomicBool,
     /// Produces wait for their acks.
@@ -127,6 +139,11 @@ pub(super) struct Published {
     /// Bytes that a restart after a kill would have to read.
     dirty_bytes: AtomicU64,
 }
+
+/// This broker does not lead.
+pub(super) const LEADS_NOT: i32 = -1;
+/// Nor does it hear from the leader, whom it is to ask again.
+pub(super) const FOLLOWS_AND_WAITS: i32 = -2;
 
 impl Partition {
     /// A partition over its opened log. It serves nobody before it is registered
@@ -142,7 +159,7 @@ impl Partition {
         let reader = log.reader();
         let published = Published {
             high_watermark: AtomicI64::new(replica.high_watermark().get()),
-            leads: AtomicI32::new(-1),
+            leads: AtomicI32::new(LEADS_NOT),
             closed: AtomicBool::new(false),
             waiters: AtomicBool::new(false),
             dirty_bytes: AtomicU64::new(0),
@@ -182,6 +199,30 @@ impl Partition {
         self.change(|state, effects| {
             if state.is_sound() {
                 state.step(self, Event::Registered(registration), effects);
+                state.change_traffic(self, effects);
+            }
+        });
+    }
+
+    /// The metadata log says how a broker stands now.
+    pub fn note_broker(self: &Arc<Self>, standing: BrokerStanding) {
+        self.change(|state, effects| {
+            if state.is_sound() {
+                state.step(self, Event::Broker(standing), effects);
+            }
+        });
+    }
+
+    /// The controller will not have a proposed ISR because of a member.
+    pub fn isr_refused(
+        self: &Arc<Self>,
+        leader_epoch: LeaderEpoch,
+        partition_epoch: PartitionEpoch,
+    ) {
+        self.change(|state, effects| {
+            if state.is_sound() {
+                let refused = Event::IsrRefused { leader_epoch, partition_epoch };
+                state.step(self, refused, effects);
             }
         });
     }
@@ -222,8 +263,13 @@ impl Partition {
                 state.stalled = false;
                 state.log.tick(now);
                 state.step(self, Event::Tick, effects);
+                state.cut_again(effects);
                 state.delete_next(effects);
                 state.drain_parked(self, now, effects);
+                state.drain_pushes(self, effects);
+                if let Some(proposal) = state.replica.pending_proposal() {
+                    self.env.replication.peers.propose_isr(self.id, proposal);
+                }
             }
         });
     }
@@ -304,6 +350,14 @@ impl Partition {
         }
     }
 
+    /// What is under way between this partition and other brokers, for metrics.
+    pub fn under_way(&self) -> UnderWay {
+        self.with_state(|state| UnderWay {
+            pushed_bytes: state.leading.under_way(),
+            waiting_bytes: state.following.waiting_bytes(),
+        })
+    }
+
     /// First offset not committed, without the lock.
     pub fn high_watermark(&self) -> Offset {
         Offset::new(self.published.high_watermark.load(Ordering::Acquire))
@@ -325,6 +379,11 @@ impl Partition {
         self.watchers.register(set, token)
     }
 
+    /// Under the lock, for what changes nothing that anybody would have to be told.
+    pub(super) fn with_state<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        look(&mut self.state.lock())
+    }
+
     /// Looks at the protocol's state under the lock.
     pub(super) fn with_replica<T>(&self, look: impl FnOnce(&Replica, &Log) -> T) -> T {
         let state = self.state.lock();
@@ -344,6 +403,9 @@ impl Partition {
             let mut state = self.state.lock();
             let result = catch_unwind(AssertUnwindSafe(|| {
                 let result = change(&mut state, &mut effects);
+                if std::mem::take(&mut state.resumed) {
+                    state.drain_parked(self, self.env.clock.now(), &mut effects);
+                }
                 state.start_work(self, &mut effects);
                 result
             }));

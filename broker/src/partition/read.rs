@@ -202,7 +202,7 @@ impl Partition {
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
-    async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
+    pub(super) async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
         self.on_pool(cold.max_bytes(), move || cold.run()).await
     }
 

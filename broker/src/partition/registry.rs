@@ -30,8 +30,10 @@ use super::{
 use crate::{
     config::{LogConfig as LogSettings, ProduceConfig, TopicDefaults},
     log::{self, Damage, Log, LogCounters, LogEnv, LogError, PartitionMeta, RecoveryReport},
-    metadata::{Delta, MetadataImage, MetadataOffset, Partition as Registered, Topic},
-    replica::{Registration, Replica},
+    metadata::{
+        Broker, Delta, MetadataImage, MetadataOffset, Partition as Registered, Presence, Topic,
+    },
+    replica::{BrokerStanding, Registration, Replica},
 };
 
 /// Logs opened, made, removed or closed at once: as many syncs as a disk can merge, few enough for
@@ -63,6 +65,8 @@ pub struct Registry {
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Partitions that are assigned to this broker and do not serve.
     failed: RwLock<HashMap<TopicPartition, Failed>>,
+    /// How brokers stand, for partitions that are opened or made.
+    standings: RwLock<HashMap<BrokerId, BrokerStanding>>,
     /// What of the metadata log has been carried out here.
     applied: watch::Sender<Applied>,
     /// Held while a change is carried out; set for good when all is closed.
@@ -155,6 +159,7 @@ impl Registry {
             env,
             partitions: RwLock::default(),
             failed: RwLock::default(),
+            standings: RwLock::new(image.brokers().map(|b| (b.id, standing(b))).collect()),
             applied: watch::Sender::new(Applied { offset: image.offset(), ended: None }),
             closed: Mutex::new(false),
         });
@@ -188,7 +193,14 @@ impl Registry {
             return;
         }
         match delta {
-            Delta::FeatureLevelChanged(_) | Delta::BrokerRegistered(_) => {}
+            Delta::FeatureLevelChanged(_) => {}
+            Delta::BrokerRegistered(broker) => {
+                let standing = standing(broker);
+                self.standings.write().insert(broker.id, standing);
+                for partition in self.all() {
+                    partition.note_broker(standing);
+                }
+            }
             Delta::TopicCreated(topic) => self.start_from(topic, PartitionIndex::default()),
             Delta::PartitionsCreated { topic, first } => self.start_from(topic, *first),
             Delta::TopicConfigChanged(topic) => {
@@ -354,6 +366,9 @@ impl Registry {
         // One log that takes us by surprise does not keep the others from being opened.
         let started = catch_unwind(AssertUnwindSafe(|| {
             let (partition, report) = self.try_start(id, topic, exists, clean)?;
+            for standing in self.standings.read().values() {
+                partition.note_broker(*standing);
+            }
             partition.register(registration(state));
             Ok((partition, report))
         }))
@@ -387,7 +402,13 @@ impl Registry {
             log.log_end_offset(),
             log.high_watermark(),
         )
-        .with_epochs(log.leader_epochs().history().clone());
+        .with_epochs(log.leader_epochs().history().clone())
+        .with_limits(self.env.partition.replication.lag);
+        let me = self.standings.read().get(&self.env.me).copied();
+        let replica = match me {
+            Some(standing) => replica.running_as(standing.epoch),
+            None => replica,
+        };
         let env = self.env.partition.clone();
         Ok((Partition::new(id, topic.name.clone(), env, settings, log, replica), report))
     }
@@ -501,6 +522,11 @@ fn in_parallel<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
         }
         run();
     });
+}
+
+fn standing(broker: &Broker) -> BrokerStanding {
+    let may_join = broker.presence == Presence::Active;
+    BrokerStanding { broker: broker.id, epoch: broker.epoch, may_join }
 }
 
 fn registration(state: &Registered) -> Registration {

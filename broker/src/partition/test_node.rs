@@ -18,6 +18,7 @@ use riverrun_proto::{
 
 use super::{
     registry::{OpenReport, Registry, RegistryEnv},
+    replication::Replication,
     test_support::{PATIENCE, block_on},
     *,
 };
@@ -148,6 +149,7 @@ impl World {
                 metrics: StorageMetrics::register(&Metrics::new()),
                 read_budget: ReadBudget::new(1 << 20),
                 parked: ParkedLimit::new(1 << 20),
+                replication: Replication::alone(),
             },
             topic_defaults: config.topic,
             log_settings: config.log,

@@ -16,7 +16,7 @@ use riverrun_proto::{
     timestamp::Timestamp,
 };
 
-use super::*;
+use super::{replication::Replication, *};
 use crate::{
     clock::{Clock, ManualClock},
     config::TimestampType,
@@ -108,6 +108,7 @@ impl Harness {
                 metrics: StorageMetrics::register(&crate::telemetry::Registry::new()),
                 read_budget: ReadBudget::new(1 << 20),
                 parked: ParkedLimit::new(setup.parked_bytes_max),
+                replication: Replication::alone(),
             },
             Settings {
                 max_message_bytes: 64 << 10,

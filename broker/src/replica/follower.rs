@@ -82,6 +82,12 @@ impl<R: Rules> Replica<R> {
         Some((following.leader, says))
     }
 
+    /// Whether a subscription is to be asked for again when some time has passed
+    /// ([`Event::Tick`](super::Event::Tick)).
+    pub fn is_paused(&self) -> bool {
+        matches!(&self.role, Role::Follower(Following { stage: Stage::Paused, .. }))
+    }
+
     /// Sessions this run has had.
     pub fn sessions(&self) -> u64 {
         self.sessions

@@ -91,6 +91,33 @@ pub struct DataHead {
     pub epochs: Vec<EpochStart>,
 }
 
+impl DataHead {
+    /// The part below `at`, a boundary between two batches: for a log that took so much of it.
+    #[must_use]
+    pub fn until(&self, at: Offset) -> Self {
+        let epochs = self.epochs.iter().filter(|run| run.start < at).copied().collect();
+        Self { end: at, epochs, ..self.clone() }
+    }
+
+    /// The part from `at` on, a boundary between two batches: for a log that has the rest.
+    #[must_use]
+    pub fn since(&self, at: Offset) -> Self {
+        if at <= self.base {
+            return self.clone();
+        }
+        let before = self.epochs.iter().rfind(|run| run.start < at).map(|run| run.epoch);
+        let first = self.epochs.iter().rfind(|run| run.start <= at);
+        let first = first.map(|run| EpochStart { epoch: run.epoch, start: at });
+        let later = self.epochs.iter().filter(|run| run.start > at).copied();
+        Self {
+            base: at,
+            previous_epoch: before,
+            epochs: first.into_iter().chain(later).collect(),
+            ..self.clone()
+        }
+    }
+}
+
 /// How far the leader's log is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Progress {
@@ -149,4 +176,43 @@ pub enum Refusal {
     },
     /// The follower's last epoch is newer than any the leader knows: a broken log on either side.
     Inconsistent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(base: i64, previous: Option<i32>, end: i64, runs: &[(i32, i64)]) -> DataHead {
+        let at = |offset| Offset::new(offset).unwrap();
+        let epoch = |epoch| LeaderEpoch::new(epoch).unwrap();
+        let run = |&(e, start)| EpochStart { epoch: epoch(e), start: at(start) };
+        DataHead {
+            progress: Progress {
+                session: Session { broker_epoch: BrokerEpoch::new(7).unwrap(), number: 1 },
+                leader_epoch: epoch(9),
+                high_watermark: at(3),
+                log_start: at(0),
+            },
+            base: at(base),
+            previous_epoch: previous.map(epoch),
+            end: at(end),
+            epochs: runs.iter().map(run).collect(),
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_frame_follow_one_another() {
+        let whole = head(10, Some(1), 20, &[(2, 10), (4, 15)]);
+        let cases = [
+            (10, head(10, Some(1), 10, &[]), whole.clone()),
+            (12, head(10, Some(1), 12, &[(2, 10)]), head(12, Some(2), 20, &[(2, 12), (4, 15)])),
+            (15, head(10, Some(1), 15, &[(2, 10)]), head(15, Some(2), 20, &[(4, 15)])),
+            (18, head(10, Some(1), 18, &[(2, 10), (4, 15)]), head(18, Some(4), 20, &[(4, 18)])),
+        ];
+        for (at, until, since) in cases {
+            let at = Offset::new(at).unwrap();
+            assert_eq!(whole.until(at), until, "until {at}");
+            assert_eq!(whole.since(at), since, "since {at}");
+        }
+    }
 }

@@ -319,6 +319,11 @@ impl<R: Rules> Replica<R> {
         }
     }
 
+    /// Which broker this is.
+    pub fn me(&self) -> BrokerId {
+        self.me
+    }
+
     /// Whether a write that waits for all in-sync replicas may be appended.
     pub fn admits_acks_all(&self) -> Admission {
         let (Role::Leader(_), Some(registration)) = (&self.role, &self.registration) else {

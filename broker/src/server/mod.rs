@@ -46,6 +46,7 @@ use crate::{
     partition::{
         IoPool, ParkedLimit, PartitionEnv, ReadBudget, WriteGate,
         registry::{OpenReport, Registry, RegistryEnv},
+        replication::Replication,
     },
     service::{self, ServiceEnv, limits::Limits},
     telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
@@ -184,6 +185,7 @@ impl Server {
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
+                replication: Replication::alone(),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),

@@ -33,6 +33,7 @@ pub(super) use crate::{
     partition::{
         IoPool, Lane, ParkedLimit, Partition, PartitionEnv, ReadBudget,
         registry::{Registry, RegistryEnv},
+        replication::Replication,
     },
     telemetry::{Registry as Metrics, StorageMetrics},
 };
@@ -110,6 +111,7 @@ impl Broker {
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
+                replication: Replication::alone(),
                 gate: crate::partition::WriteGate::default(),
                 failure,
                 metrics: StorageMetrics::register(&metrics),

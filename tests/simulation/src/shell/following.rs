@@ -8,7 +8,7 @@ use riverrun_broker::{
         frame::{DataHead, LeaderFrame, Session, Subscribe},
     },
 };
-use riverrun_proto::{epoch_history::EpochStart, offset::Offset, record::RecordBatch};
+use riverrun_proto::{offset::Offset, record::RecordBatch};
 
 use super::{Around, Shell};
 use crate::{
@@ -157,14 +157,14 @@ impl<R: Rules> Shell<R> {
         batches: Vec<Bytes>,
         around: &mut Around<'_>,
     ) {
-        self.frames.push_front(Arrived { head: after(head, at), batches });
+        self.frames.push_front(Arrived { head: head.since(at), batches });
         self.told_of_part(head, at, around);
     }
 
     fn told_of_part(&mut self, head: &DataHead, at: Offset, around: &mut Around<'_>) {
         around.stage.is_dirty = true;
         if at > head.base {
-            self.step(Event::Replicated(before(head, at)), around);
+            self.step(Event::Replicated(head.until(at)), around);
         }
     }
 
@@ -203,29 +203,5 @@ impl<R: Rules> Shell<R> {
             Ok(ack) => ack.0.session,
             Err(subscribe) => subscribe.0.session,
         })
-    }
-}
-
-/// The part of a frame below an offset.
-fn before(head: &DataHead, at: Offset) -> DataHead {
-    let epochs = head.epochs.iter().filter(|run| run.start < at).copied().collect();
-    DataHead { end: at, epochs, ..head.clone() }
-}
-
-/// The part from an offset on.
-fn after(head: &DataHead, at: Offset) -> DataHead {
-    if at == head.base {
-        return head.clone();
-    }
-    let started = |run: &&EpochStart| run.start < at;
-    let previous = head.epochs.iter().rfind(started).map(|run| run.epoch);
-    let first = head.epochs.iter().rfind(|run| run.start <= at);
-    let first = first.map(|run| EpochStart { epoch: run.epoch, start: at });
-    let later = head.epochs.iter().filter(|run| run.start > at).copied();
-    DataHead {
-        base: at,
-        previous_epoch: previous,
-        epochs: first.into_iter().chain(later).collect(),
-        ..head.clone()
     }
 }
