@@ -55,6 +55,15 @@ impl Line {
         }
     }
 
+    /// Waits until somebody stands in line, and leaves the line as it is. For one who waits at a time.
+    ///
+    /// Cancel safe.
+    pub async fn wait(&self) {
+        while self.waiting.lock().is_empty() {
+            self.more.notified().await;
+        }
+    }
+
     /// The next partition in line, if there is one.
     pub fn try_next(&self) -> Option<Arc<Partition>> {
         loop {

@@ -64,7 +64,13 @@ mod read_test;
 #[cfg(test)]
 mod registry_test;
 #[cfg(test)]
+mod replication_stress_test;
+#[cfg(test)]
+mod replication_test;
+#[cfg(test)]
 mod stress_test;
+#[cfg(test)]
+pub(crate) mod test_cluster;
 #[cfg(test)]
 mod test_node;
 #[cfg(test)]

@@ -39,7 +39,8 @@ pub(super) struct State {
     pub(super) leading: Leading,
     pub(super) following: Following,
     pub(super) cutting: Cutting,
-    /// The protocol lets appends go on that had been held: those that are parked are due.
+    /// What the protocol said decides about appends that are parked: they are due before the lock is
+    /// let go of.
     pub(super) resumed: bool,
     /// Pieces of log work on the pool; the log sees to it that they are few.
     pub(super) works: usize,
@@ -289,6 +290,8 @@ impl State {
                 Action::Resign { .. } => {
                     self.log.forget_unwritten_epoch();
                     self.answer_waiters(self.not_leader(true), effects);
+                    // Those that are parked are refused at once, not by the next tick.
+                    self.resumed = true;
                     // Whoever reads here is told where to go.
                     effects.wake_readers = true;
                 }

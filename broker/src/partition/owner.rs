@@ -32,7 +32,7 @@ use crate::{
     clock::{Clock, Instant},
     io::Failure,
     log::{Log, LogConfig, LogReader},
-    replica::{BrokerStanding, Event, Registration, Replica},
+    replica::{BrokerStanding, Event, IsrProposal, Registration, Replica},
     telemetry::StorageMetrics,
 };
 
@@ -348,6 +348,11 @@ impl Partition {
             parked_bytes: state.parked_bytes,
             deletions: state.deletions.len(),
         }
+    }
+
+    /// What this leader proposes of its ISR, until that is decided.
+    pub fn pending_proposal(&self) -> Option<IsrProposal> {
+        self.with_replica(|replica, _| replica.pending_proposal().cloned())
     }
 
     /// What is under way between this partition and other brokers, for metrics.

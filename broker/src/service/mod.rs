@@ -22,6 +22,7 @@
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
+//! | [`internal`] | what other brokers ask, on their own port |
 //! | `connections`, `responsive`, `held`, `receiving`, `counting` | what surrounds them |
 
 mod admin;
@@ -39,6 +40,7 @@ mod fetch_stream;
 mod fetch_unary;
 mod held;
 mod in_flight;
+pub mod internal;
 pub mod limits;
 mod metadata;
 mod produce;

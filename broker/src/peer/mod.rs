@@ -1,0 +1,17 @@
+//! gRPC out, to other nodes: `riverrun.internal.v1`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`dial`] | connections: how they are made, when they are given up |
+//! | [`isr`] | what leaders propose of their ISRs, to the metadata log |
+//! | [`replication`] | [`ReplicationPeers`]: subscriptions to partitions that other brokers lead |
+//! | [`replication_wire`] | what replicas say to each other, as it stands on the wire |
+
+pub mod dial;
+pub mod isr;
+pub mod replication;
+#[cfg(test)]
+mod replication_test;
+pub mod replication_wire;
+
+pub use replication::ReplicationPeers;
