@@ -57,8 +57,7 @@ impl State {
     fn begin_cut(&mut self, effects: &mut Effects) {
         let Some(Cut { to, restarts, .. }) = self.cutting.open else { return };
         self.cutting.begun += 1;
-        let work =
-            if restarts { self.log.start_reset(to) } else { self.log.start_truncate(to) };
+        let work = if restarts { self.log.start_reset(to) } else { self.log.start_truncate(to) };
         self.run(work, effects);
     }
 
@@ -95,8 +94,15 @@ impl State {
         let wanted = self.cutting.open.take().map(|cut| cut.to);
         if completed.truncated_to != wanted {
             // Cut inside a batch: replicas agree on where epochs end, and that is between batches.
-            let what = format!("the log was cut at {:?}, not at {wanted:?}", completed.truncated_to);
-            self.break_down(&what, effects);
+            let what =
+                format!("the log was cut at {:?}, not at {wanted:?}", completed.truncated_to);
+            return self.break_down(&what, effects);
         }
+        // A leader that was elected while its log was being cut: its epoch begins where the cut is,
+        // and went with what was cut.
+        if let Some(epoch) = self.replica.leads() {
+            self.log.note_epoch(epoch);
+        }
+        self.delete_next(effects);
     }
 }

@@ -109,7 +109,9 @@ impl Partition {
             },
             ToFollower::Ended(session) => Err(Heard::Ended(session)),
             ToFollower::Progress(progress) => Err(Heard::Frame(LeaderFrame::Progress(progress))),
-            ToFollower::Diverging(diverging) => Err(Heard::Frame(LeaderFrame::Diverging(diverging))),
+            ToFollower::Diverging(diverging) => {
+                Err(Heard::Frame(LeaderFrame::Diverging(diverging)))
+            }
             ToFollower::Refused(refused) => Err(Heard::Frame(LeaderFrame::Refused(refused))),
         };
         self.change(|state, effects| {
@@ -243,9 +245,10 @@ impl State {
         else {
             return;
         };
-        let is_member = self.replica.registration().is_some_and(|registration| {
-            registration.isr.contains(&self.replica.me())
-        });
+        let is_member = self
+            .replica
+            .registration()
+            .is_some_and(|registration| registration.isr.contains(&self.replica.me()));
         if is_member != (traffic == Traffic::InSync) {
             self.unsubscribe(session);
             self.step(partition, Event::LeaderLost { session }, effects);
@@ -253,12 +256,7 @@ impl State {
         }
     }
 
-    fn take_push(
-        &mut self,
-        partition: &Arc<Partition>,
-        arrived: Arrived,
-        effects: &mut Effects,
-    ) {
+    fn take_push(&mut self, partition: &Arc<Partition>, arrived: Arrived, effects: &mut Effects) {
         // Behind those that wait already: what comes on a session stays in order.
         if self.following.waiting.is_empty() {
             return self.give(partition, arrived, effects);

@@ -72,7 +72,10 @@ struct Window {
 enum Turn {
     Say(ToFollower),
     /// Read on from here, on this session.
-    Push { session: Session, from: Offset },
+    Push {
+        session: Session,
+        from: Offset,
+    },
     Nothing,
 }
 
@@ -282,7 +285,13 @@ impl State {
 
 impl Leading {
     /// Somebody asks on a connection; whatever the answer, it goes there.
-    fn ask(&mut self, partition: &Arc<Partition>, on: &Arc<Line>, follower: BrokerId, limit: usize) {
+    fn ask(
+        &mut self,
+        partition: &Arc<Partition>,
+        on: &Arc<Line>,
+        follower: BrokerId,
+        limit: usize,
+    ) {
         self.asking = Some((follower, Arc::clone(on)));
         match self.find(on, follower) {
             // An acknowledgement says nothing of the window.

@@ -72,6 +72,8 @@ mod stress_test;
 #[cfg(test)]
 pub(crate) mod test_cluster;
 #[cfg(test)]
+pub(crate) mod test_net;
+#[cfg(test)]
 mod test_node;
 #[cfg(test)]
 mod test_support;

@@ -202,7 +202,10 @@ impl Partition {
         Ok(found.map(|found| OffsetAt { offset: found.offset, timestamp: Some(found.timestamp) }))
     }
 
-    pub(super) async fn read_cold(&self, cold: ColdRead) -> Result<Result<Batches, ReadError>, FetchError> {
+    pub(super) async fn read_cold(
+        &self,
+        cold: ColdRead,
+    ) -> Result<Result<Batches, ReadError>, FetchError> {
         self.on_pool(cold.max_bytes(), move || cold.run()).await
     }
 

@@ -19,12 +19,17 @@ use std::{
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use riverrun_proto::{offset::Offset, record::RecordBatch};
+use tokio::{runtime::Handle, task::JoinHandle};
 
-use super::{test_cluster::*, test_support::{block_on, sequenced}, *};
+use super::{
+    test_cluster::*,
+    test_support::{block_on, sequenced},
+    *,
+};
 use crate::metadata::{Command, Delta, Presence, Rejection};
 
 const PRODUCERS: i64 = 3;
-const BATCHES: usize = 250;
+const BATCHES: usize = 2000;
 const IN_FLIGHT: usize = 8;
 
 /// An idempotent producer: sends in order to whoever leads, and again from the first batch that was
@@ -89,11 +94,7 @@ impl Producer {
         }
     }
 
-    fn take(
-        &mut self,
-        sequence: i32,
-        outcome: Result<Produced, ProduceError>,
-    ) -> Option<Offset> {
+    fn take(&mut self, sequence: i32, outcome: Result<Produced, ProduceError>) -> Option<Offset> {
         let again = match outcome {
             Ok(produced) => {
                 if let Some(before) = self.acked.insert(sequence, produced) {
@@ -122,6 +123,8 @@ struct Chaos<'a> {
     /// Where acknowledged batches end.
     ends: &'a Mutex<Vec<Offset>>,
     fenced: Option<u32>,
+    tasks: Handle,
+    deleting: Option<JoinHandle<()>>,
     cuts: &'a AtomicUsize,
     elections: &'a AtomicUsize,
 }
@@ -136,17 +139,28 @@ impl Chaos<'_> {
     }
 
     fn run(&mut self, done: &AtomicBool) {
+        let (mut acked_then, mut idle) = (0, 0);
         while !done.load(Ordering::SeqCst) {
             self.cluster.judge_proposals(|command| self.order(command));
-            match self.rng.random_range(0..200) {
+            let acked = self.ends.lock().len();
+            // In step with the producers: whatever happens, they are to get somewhere.
+            if acked < acked_then + 3 && idle < 3000 {
+                idle += 1;
+                if idle % 100 == 0 {
+                    self.cluster.ask_again();
+                    self.cluster.pass(Duration::from_millis(50));
+                }
+                thread::yield_now();
+                continue;
+            }
+            (acked_then, idle) = (acked, 0);
+            match self.rng.random_range(0..12) {
                 0 => self.change_leader(),
                 1 => self.fence_or_not(),
                 2..=4 => self.cut(),
-                5..=8 => self.cluster.pass(Duration::from_millis(100)),
-                9 => self.delete(),
-                10 => self.any().request_checkpoint(),
-                11..=30 => self.cluster.ask_again(),
-                _ => thread::yield_now(),
+                5 => self.delete(),
+                6 => self.any().request_checkpoint(),
+                _ => self.cluster.pass(Duration::from_millis(100)),
             }
         }
         if let Some(broker) = self.fenced.take() {
@@ -185,21 +199,32 @@ impl Chaos<'_> {
         }
     }
 
-    /// Some of what was acknowledged long ago, up to the end of a batch.
+    /// Some of what was acknowledged long ago, up to the end of a batch. One at a time; it ends when
+    /// it ends.
     fn delete(&mut self) {
-        let ends = self.ends.lock();
-        let Some(to) = ends.get(ends.len() / 3).copied() else { return };
-        drop(ends);
-        let Some(leader) = self.cluster.leader() else { return };
-        match block_on(self.cluster.partition(leader).delete_records(Some(to), None)) {
-            Ok(start) => assert!(start >= to),
-            // It has just been elected, or has not heard that it was; or leads no more.
-            Err(
-                OffsetsError::NotAvailable
-                | OffsetsError::Fetch(FetchError::NotLeader { .. } | FetchError::OutOfRange { .. }),
-            ) => {}
-            Err(other) => panic!("{to} is committed: {other}"),
+        if let Some(deleting) = self.deleting.take_if(|deleting| deleting.is_finished()) {
+            block_on(deleting).expect("a deletion failed");
         }
+        let ends = self.ends.lock();
+        let to = ends.get(ends.len() / 3).copied();
+        drop(ends);
+        let (None, Some(to), Some(leader)) = (&self.deleting, to, self.cluster.leader()) else {
+            return;
+        };
+        let leader = self.cluster.partition(leader);
+        self.deleting = Some(self.tasks.spawn(async move {
+            match leader.delete_records(Some(to), None).await {
+                Ok(start) => assert!(start >= to),
+                // It has just been elected, or has not heard that it was; or leads no more.
+                Err(
+                    OffsetsError::NotAvailable
+                    | OffsetsError::Fetch(
+                        FetchError::NotLeader { .. } | FetchError::OutOfRange { .. },
+                    ),
+                ) => {}
+                Err(other) => panic!("{to} is committed: {other}"),
+            }
+        }));
     }
 }
 
@@ -219,7 +244,7 @@ fn run(seed: u64, durability: &'static str) {
         for node in &cluster.nodes {
             let (sender, heard) = mpsc::sync_channel::<Vec<Delta>>(64);
             news.push(sender);
-            let mut rng = StdRng::seed_from_u64(seed ^ u64::from(node.id.0) << 8);
+            let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(node.id.0) << 8));
             scope.spawn(move || {
                 while let Ok(deltas) = heard.recv() {
                     for _ in 0..rng.random_range(0..50) {
@@ -235,6 +260,8 @@ fn run(seed: u64, durability: &'static str) {
             news,
             ends: &ends,
             fenced: None,
+            tasks: tasks.handle().clone(),
+            deleting: None,
             cuts: &cuts,
             elections: &elections,
         };
@@ -254,7 +281,8 @@ fn run(seed: u64, durability: &'static str) {
     cluster.until_in_sync();
     cluster.assert_equal();
     check(&cluster, &producers);
-    assert!(cuts.into_inner() > 0 && elections.into_inner() > 0, "a quiet run checks nothing");
+    let happened = (cuts.into_inner(), elections.into_inner());
+    assert!(happened.0 > 0 && happened.1 > 0, "a quiet run checks nothing: {happened:?}");
     tasks.shutdown_background();
 }
 
@@ -267,7 +295,11 @@ fn check(cluster: &Cluster, producers: &[Producer]) {
         for (base, bytes) in bytes_of(&partition) {
             let stamp = RecordBatch::parse_stored(bytes).unwrap().header().producer().unwrap();
             let (producer, sequence) = (stamp.id.get(), stamp.base_sequence);
-            assert_eq!(places.insert((producer, sequence), base), None, "twice: {producer} {sequence}");
+            assert_eq!(
+                places.insert((producer, sequence), base),
+                None,
+                "twice: {producer} {sequence}"
+            );
             let last = last_of.insert(producer, sequence);
             assert!(last.is_none_or(|last| last < sequence), "{producer} back at {base}");
         }

@@ -4,15 +4,14 @@
 //! lets tasks do it ([`Cluster::started_on`]).
 
 use std::{
-    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Weak, mpsc},
+    sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use riverrun_proto::{
     epoch::BrokerEpoch,
     ids::{BrokerId, TopicPartition},
@@ -20,21 +19,26 @@ use riverrun_proto::{
     record::RecordBatch,
     timestamp::Timestamp,
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::runtime::Handle;
 
 use super::{
     registry::{Registry, RegistryEnv},
-    replication::{Peers, Replication, ReplicationLimits, ToFollower, Traffic},
-    test_support::{PATIENCE, block_on},
+    replication::{Peers, Replication, ReplicationLimits},
+    test_net::{Net, PeersOf},
+    test_support::PATIENCE,
     *,
 };
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, SystemClock},
     config::{ByteSize, Config},
-    io::{Disk, Failure, SyncPoint, sim::SimDisk},
+    io::{
+        Disk, Failure, SyncPoint,
+        sim::{PowerCut, SimDisk},
+    },
     log::{LogBudgets, LogEnv, Read, SaltSource},
     metadata::{
-        Command, Delta, IsrChange, MetadataImage, Partition as Registered, Presence, Rejection, Reply,
+        Command, Delta, IsrChange, MetadataImage, Partition as Registered, Presence, Rejection,
+        Reply,
         command::{AlterIsr, Choice, CreateTopic, ElectLeader, SetPresence},
         decision::IsrRejection,
         test_support::{after, apply, configs, join, level_1, level_2, name, topic_id},
@@ -51,12 +55,14 @@ pub(crate) struct Cluster {
     pub(crate) image: Mutex<MetadataImage>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) net: Arc<Net>,
+    limits: (ReplicationLimits, Limits),
 }
 
 pub(crate) struct Node {
     pub(crate) id: BrokerId,
     pub(crate) registry: Arc<Registry>,
     pub(crate) pool: IoPool,
+    disk: SimDisk,
 }
 
 /// What a test may choose.
@@ -80,163 +86,6 @@ impl Default for Setup {
             lag: Limits::default(),
         }
     }
-}
-
-/// All connections, and what has been proposed to the controller.
-#[derive(Debug, Default)]
-pub(crate) struct Net {
-    board: RwLock<HashMap<BrokerId, Arc<Registry>>>,
-    pub(crate) connections: Mutex<Vec<Arc<Connection>>>,
-    pub(crate) proposals: Mutex<Vec<(TopicPartition, IsrProposal)>>,
-    /// Nothing that they say or are told gets through, nor is lost.
-    pub(crate) silent: Mutex<HashSet<BrokerId>>,
-    /// What their leaders propose is not heard.
-    pub(crate) undecided: Mutex<HashSet<TopicPartition>>,
-    /// Carries what is said, if somebody is to.
-    tasks: Option<Handle>,
-}
-
-/// A connection that a follower opened.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) follower: BrokerId,
-    pub(crate) leader: BrokerId,
-    pub(crate) traffic: Traffic,
-    pub(crate) up: Arc<Line>,
-    pub(crate) down: Arc<Line>,
-    is_cut: watch::Sender<bool>,
-}
-
-#[derive(Debug)]
-struct PeersOf {
-    me: BrokerId,
-    net: Weak<Net>,
-}
-
-impl Peers for PeersOf {
-    fn uplink(&self, leader: BrokerId, traffic: Traffic) -> Option<Arc<Line>> {
-        let net = self.net.upgrade()?;
-        let mut connections = net.connections.lock();
-        let known = connections.iter().find(|connection| {
-            let ends = (connection.follower, connection.leader, connection.traffic);
-            ends == (self.me, leader, traffic)
-        });
-        let connection = known.cloned().unwrap_or_else(|| {
-            let made = Arc::new(Connection {
-                follower: self.me,
-                leader,
-                traffic,
-                up: Line::new(),
-                down: Line::new(),
-                is_cut: watch::Sender::new(false),
-            });
-            connections.push(Arc::clone(&made));
-            if let Some(tasks) = &net.tasks {
-                tasks.spawn(carry_up(Arc::clone(&net), Arc::clone(&made)));
-                tasks.spawn(carry_down(Arc::clone(&net), Arc::clone(&made)));
-            }
-            made
-        });
-        Some(Arc::clone(&connection.up))
-    }
-
-    fn propose_isr(&self, partition: TopicPartition, proposal: &IsrProposal) {
-        if let Some(net) = self.net.upgrade() {
-            let mut proposals = net.proposals.lock();
-            if !proposals.iter().any(|(_, known)| known == proposal) {
-                proposals.push((partition, proposal.clone()));
-            }
-        }
-    }
-}
-
-impl Net {
-    pub(crate) fn partition(&self, at: BrokerId, id: TopicPartition) -> Option<Arc<Partition>> {
-        self.board.read().get(&at)?.get(id)
-    }
-
-    /// The connection is gone, at both ends, with all that was under way.
-    pub(crate) fn cut(&self, connection: &Arc<Connection>) {
-        self.connections.lock().retain(|known| !Arc::ptr_eq(known, connection));
-        if self.tasks.is_some() {
-            // The tasks tell the partitions, when they say nothing more themselves.
-            connection.is_cut.send_replace(true);
-        } else {
-            self.lost(connection.leader, |partition| partition.downlink_lost(&connection.down));
-            self.lost(connection.follower, |partition| partition.uplink_lost(&connection.up));
-        }
-    }
-
-    fn lost(&self, at: BrokerId, tell: impl Fn(&Arc<Partition>)) {
-        let all = self.board.read().get(&at).map(|registry| registry.all());
-        all.into_iter().flatten().for_each(|partition| tell(&partition));
-    }
-
-    fn deliver_up(&self, connection: &Connection, partition: &Arc<Partition>) {
-        let Some(said) = partition.next_for_leader(&connection.up) else { return };
-        if let Some(leader) = self.partition(connection.leader, partition.id()) {
-            leader.hear_follower(&connection.down, connection.follower, said, usize::MAX);
-        }
-    }
-
-    fn deliver_down(&self, connection: &Connection, id: TopicPartition, said: ToFollower) {
-        if let Some(follower) = self.partition(connection.follower, id) {
-            follower.hear_leader(said);
-        }
-    }
-
-    /// Everything that anybody has to say, as of now.
-    fn pump(&self) {
-        let connections = self.connections.lock().clone();
-        let silent = self.silent.lock().clone();
-        for connection in connections {
-            if silent.contains(&connection.follower) || silent.contains(&connection.leader) {
-                continue;
-            }
-            while let Some(partition) = connection.up.try_next() {
-                self.deliver_up(&connection, &partition);
-            }
-            while let Some(partition) = connection.down.try_next() {
-                let next = partition.next_for_follower(&connection.down, connection.follower);
-                if let Some(said) = block_on(next) {
-                    self.deliver_down(&connection, partition.id(), said);
-                }
-            }
-        }
-    }
-}
-
-async fn carry_up(net: Arc<Net>, connection: Arc<Connection>) {
-    let mut cut = connection.is_cut.subscribe();
-    loop {
-        tokio::select! {
-            partition = connection.up.next() => net.deliver_up(&connection, &partition),
-            _ = cut.wait_for(|cut| *cut) => break,
-        }
-        tokio::task::yield_now().await;
-    }
-    net.lost(connection.leader, |partition| partition.downlink_lost(&connection.down));
-}
-
-async fn carry_down(net: Arc<Net>, connection: Arc<Connection>) {
-    let mut cut = connection.is_cut.subscribe();
-    loop {
-        let carry = async {
-            let partition = connection.down.next().await;
-            let said = partition.next_for_follower(&connection.down, connection.follower).await;
-            (partition.id(), said)
-        };
-        tokio::select! {
-            (id, said) = carry => {
-                if let Some(said) = said {
-                    net.deliver_down(&connection, id, said);
-                }
-            }
-            _ = cut.wait_for(|cut| *cut) => break,
-        }
-        tokio::task::yield_now().await;
-    }
-    net.lost(connection.follower, |partition| partition.uplink_lost(&connection.up));
 }
 
 impl Cluster {
@@ -281,10 +130,11 @@ impl Cluster {
             let epoch = image.broker(*id).expect("it is registered").epoch;
             let peers = peers(*id, epoch);
             let replication = Replication { peers, limits: setup.limits, lag: setup.lag };
-            Node::start(*id, &image, &clock, replication)
+            Node::start(*id, small_disk(id.0), &image, &clock, replication)
         };
         let nodes = ids.iter().map(start).collect();
-        let cluster = Self { nodes, image: Mutex::new(image), clock, net: Arc::clone(net) };
+        let (image, limits) = (Mutex::new(image), (setup.limits, setup.lag));
+        let cluster = Self { nodes, image, clock, net: Arc::clone(net), limits };
         for node in &cluster.nodes {
             cluster.net.board.write().insert(node.id, Arc::clone(&node.registry));
         }
@@ -297,6 +147,40 @@ impl Cluster {
         });
         cluster.command(&create).expect("accepted");
         cluster
+    }
+
+    /// The process of broker `at` dies, or its machine loses power, and comes back. What it lost is
+    /// known: with its page cache, the broker has no proof that its logs are whole.
+    pub(crate) fn restart(&mut self, at: u32, power: Option<PowerCut>) {
+        let node = &self.nodes[at as usize - 1];
+        let disk = power.map_or_else(|| node.disk.kill(), |cut| node.disk.power_loss(cut));
+        self.net.board.write().remove(&node.id);
+        let connections = self.net.connections.lock().clone();
+        let own = connections.iter().filter(|c| c.follower == node.id || c.leader == node.id);
+        own.for_each(|connection| self.net.cut(connection));
+        let id = node.id;
+        let before = self.image.lock().broker(id).expect("it is registered").epoch;
+        let run = u8::try_from(before.get()).expect("few commands") + 100;
+        let whole_since = power.is_none().then(|| before.get());
+        self.command_to_others(id, &join(id.0, run, whole_since)).expect("accepted");
+        let epoch = self.image.lock().broker(id).expect("it is registered").epoch;
+        assert!(epoch > before, "another run");
+        let peers = Arc::new(PeersOf { me: id, net: Arc::downgrade(&self.net) });
+        let (limits, lag) = self.limits;
+        let replication = Replication { peers, limits, lag };
+        let image = self.image.lock().clone();
+        let node = Node::start(id, disk, &image, &self.clock, replication);
+        self.net.board.write().insert(id, Arc::clone(&node.registry));
+        self.nodes[at as usize - 1] = node;
+        self.command(&self.presence(at, Presence::Active)).expect("accepted");
+    }
+
+    fn command_to_others(&self, down: BrokerId, command: &Command) -> Result<Reply, Rejection> {
+        let (outcome, deltas) = self.decide(command);
+        for node in self.nodes.iter().filter(|node| node.id != down) {
+            deltas.iter().for_each(|delta| node.registry.apply(delta));
+        }
+        outcome
     }
 
     /// The partition at broker `at`.
@@ -344,7 +228,9 @@ impl Cluster {
 
     /// Carries out what leaders proposed, by the controller's rules.
     pub(crate) fn judge_proposals(&self, mut carry_out: impl FnMut(&Command) -> Option<Rejection>) {
-        for (partition, proposal) in std::mem::take(&mut *self.net.proposals.lock()) {
+        // Let go of at once: what is carried out makes proposals.
+        let proposed = std::mem::take(&mut *self.net.proposals.lock());
+        for (partition, proposal) in proposed {
             if self.net.undecided.lock().contains(&partition) {
                 continue;
             }
@@ -361,9 +247,10 @@ impl Cluster {
 
     /// Moves everything until `done`.
     pub(crate) fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
-        let began = Instant::now();
+        let began = SystemClock.monotonic();
         while !done() {
-            assert!(began.elapsed() < PATIENCE, "never: {what}; {:?}", self.describe());
+            let waited = SystemClock.monotonic().duration_since(began);
+            assert!(waited < PATIENCE, "never: {what}; {:?}", self.describe());
             if self.net.tasks.is_none() {
                 self.net.pump();
             } else {
@@ -425,7 +312,8 @@ impl Cluster {
     /// All replicas have the same bytes, as far as any of them knows them to be committed, from where
     /// the last of them begins. How many batches that is.
     pub(crate) fn assert_equal(&self) -> usize {
-        let logs: Vec<_> = self.nodes.iter().map(|node| bytes_of(&self.partition(node.id.0))).collect();
+        let logs: Vec<_> =
+            self.nodes.iter().map(|node| bytes_of(&self.partition(node.id.0))).collect();
         let offsets = self.nodes.iter().map(|node| self.partition(node.id.0).offsets());
         let start = offsets.clone().map(|at| at.log_start).max().expect("there are nodes");
         let end = offsets.map(|at| at.high_watermark).min().expect("there are nodes");
@@ -443,13 +331,11 @@ impl Cluster {
 impl Node {
     fn start(
         me: BrokerId,
+        disk: SimDisk,
         image: &MetadataImage,
         clock: &Arc<ManualClock>,
         replication: Replication,
     ) -> Self {
-        let disk = SimDisk::new(u64::from(me.0));
-        disk.create_dir(Path::new("/data")).unwrap();
-        disk.sync_dir(Path::new("/"), SyncPoint::DataDir).unwrap();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let failure = Failure::open(Arc::clone(&shared), "/data");
         let pool = IoPool::start(1, 1).unwrap();
@@ -464,7 +350,7 @@ impl Node {
             log: LogEnv::new(
                 shared,
                 failure.clone(),
-                SaltSource::seeded(u64::from(me.0)),
+                SaltSource::seeded(u64::from(me.0) ^ (disk.ops() << 8)),
                 LogBudgets::default(),
             ),
             partition: PartitionEnv {
@@ -482,7 +368,7 @@ impl Node {
             produce_settings: config.produce,
         };
         let (registry, _) = Registry::open(env, image, false).unwrap();
-        Self { id: me, registry, pool }
+        Self { id: me, registry, pool, disk }
     }
 }
 
@@ -490,6 +376,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.pool.close();
     }
+}
+
+fn small_disk(seed: u32) -> SimDisk {
+    let disk = SimDisk::new(u64::from(seed));
+    disk.create_dir(Path::new("/data")).unwrap();
+    disk.sync_dir(Path::new("/"), SyncPoint::DataDir).unwrap();
+    disk
 }
 
 /// The partition under test.

@@ -211,7 +211,8 @@ impl Shared {
             Err(why) => return not_yet(why),
         };
         let (requests, sent) = mpsc::channel(REQUESTS_AHEAD);
-        let hello = wire::ReplicateRequest { hello: Some(self.hello(leader, traffic)), frames: Vec::new() };
+        let hello =
+            wire::ReplicateRequest { hello: Some(self.hello(leader, traffic)), frames: Vec::new() };
         requests.try_send(hello).expect("the channel is new and has room for one");
         match open(channel, sent).await {
             Ok(responses) => {
@@ -239,7 +240,11 @@ impl Shared {
     }
 
     /// Says whatever partitions have to say, in turns.
-    async fn say(&self, line: &Arc<Line>, requests: mpsc::Sender<wire::ReplicateRequest>) -> Status {
+    async fn say(
+        &self,
+        line: &Arc<Line>,
+        requests: mpsc::Sender<wire::ReplicateRequest>,
+    ) -> Status {
         loop {
             let mut next = Some(line.next().await);
             let mut frames = Vec::new();

@@ -126,8 +126,7 @@ pub fn read_to_follower(
         leader_frame::Says::Progress(progress) => ToFollower::Progress(read_progress(progress)?),
         leader_frame::Says::Diverging(diverging) => {
             let asked = read_position(&diverging.asked?, to.id, session)?;
-            let (epoch, end) =
-                (LeaderEpoch::new(diverging.epoch)?, Offset::new(diverging.end)?);
+            let (epoch, end) = (LeaderEpoch::new(diverging.epoch)?, Offset::new(diverging.end)?);
             ToFollower::Diverging(Diverging { asked, epoch, end })
         }
         leader_frame::Says::Refused(refused) => {
