@@ -211,6 +211,7 @@ fn who_is_too_slow_leaves_the_isr_and_catches_up_beside_the_others() {
         .collect();
     assert_eq!(traffic, [Traffic::InSync, Traffic::CatchUp], "both were used");
     drop(lines);
+    cluster.until_in_sync();
     assert_eq!(cluster.assert_equal(), 21);
 }
 
