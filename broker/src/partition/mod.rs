@@ -19,6 +19,7 @@
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
+mod assignment;
 mod cutting;
 mod deletion;
 mod directories;

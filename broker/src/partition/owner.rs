@@ -204,6 +204,13 @@ impl Partition {
         });
     }
 
+    /// Whether a registration is newer than the one in force.
+    pub(super) fn is_newer(&self, epoch: PartitionEpoch) -> bool {
+        self.with_replica(|replica, _| {
+            replica.registration().is_none_or(|known| known.partition_epoch < epoch)
+        })
+    }
+
     /// The metadata log says how a broker stands now.
     pub fn note_broker(self: &Arc<Self>, standing: BrokerStanding) {
         self.change(|state, effects| {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicPartition};
+use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicId, TopicPartition};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -61,10 +61,12 @@ pub struct RegistryEnv {
 
 /// See the module.
 pub struct Registry {
-    env: RegistryEnv,
-    partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    pub(super) env: RegistryEnv,
+    pub(super) partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     /// Partitions that are assigned to this broker and do not serve.
-    failed: RwLock<HashMap<TopicPartition, Failed>>,
+    pub(super) failed: RwLock<HashMap<TopicPartition, Failed>>,
+    /// Topics as last heard of, for partitions that are given to this broker later.
+    pub(super) topics: RwLock<HashMap<TopicId, Arc<Topic>>>,
     /// How brokers stand, for partitions that are opened or made.
     standings: RwLock<HashMap<BrokerId, BrokerStanding>>,
     /// What of the metadata log has been carried out here.
@@ -75,8 +77,8 @@ pub struct Registry {
 
 /// Why a partition does not serve.
 #[derive(Debug, Clone)]
-struct Failed {
-    why: String,
+pub(super) struct Failed {
+    pub(super) why: String,
     /// Trying again may help.
     may_pass: bool,
     /// It was to be made and there was no room: it has no log that a start would have to look at.
@@ -124,7 +126,7 @@ pub enum OpenError {
 }
 
 /// A partition that is to be opened or made.
-type Assigned<'a> = (&'a Topic, PartitionIndex, &'a Registered);
+pub(super) type Assigned<'a> = (&'a Topic, PartitionIndex, &'a Registered);
 
 impl Registry {
     /// Opens every partition that `image` assigns to this broker, several at a time. Blocks.
@@ -159,6 +161,7 @@ impl Registry {
             env,
             partitions: RwLock::default(),
             failed: RwLock::default(),
+            topics: RwLock::new(image.topics().map(|t| (t.id, Arc::clone(t))).collect()),
             standings: RwLock::new(image.brokers().map(|b| (b.id, standing(b))).collect()),
             applied: watch::Sender::new(Applied { offset: image.offset(), ended: None }),
             closed: Mutex::new(false),
@@ -201,9 +204,16 @@ impl Registry {
                     partition.note_broker(standing);
                 }
             }
-            Delta::TopicCreated(topic) => self.start_from(topic, PartitionIndex::default()),
-            Delta::PartitionsCreated { topic, first } => self.start_from(topic, *first),
+            Delta::TopicCreated(topic) => {
+                self.know(topic);
+                self.start_from(topic, PartitionIndex::default());
+            }
+            Delta::PartitionsCreated { topic, first } => {
+                self.know(topic);
+                self.start_from(topic, *first);
+            }
             Delta::TopicConfigChanged(topic) => {
+                self.know(topic);
                 let (settings, log) = self.settings(topic);
                 for (index, _) in topic.partitions() {
                     if let Some(partition) = self.get(TopicPartition::new(topic.id, index)) {
@@ -212,9 +222,7 @@ impl Registry {
                 }
             }
             Delta::PartitionChanged { partition, state } => {
-                if let Some(partition) = self.get(*partition) {
-                    partition.register(registration(state));
-                }
+                self.reassign(*partition, state);
             }
             Delta::TopicDeleted(topic) => self.delete(topic),
         }
@@ -342,7 +350,7 @@ impl Registry {
     }
 
     /// Opens or makes them, several at a time.
-    fn start_all(
+    pub(super) fn start_all(
         &self,
         assigned: &[Assigned<'_>],
     ) -> Vec<(TopicPartition, Result<RecoveryReport, Failed>)> {
@@ -445,32 +453,6 @@ impl Registry {
     fn settings(&self, topic: &Topic) -> (Settings, log::LogConfig) {
         Settings::of_topic(topic, &self.env)
     }
-
-    fn delete(&self, topic: &Topic) {
-        let mut gone = Vec::new();
-        for (index, _) in topic.partitions() {
-            let id = TopicPartition::new(topic.id, index);
-            let partition = self.partitions.write().remove(&id);
-            let had_failed = self.failed.write().remove(&id).is_some();
-            if let Some(partition) = &partition {
-                // Whoever waits is told at once.
-                partition.close();
-            }
-            if partition.is_some() || had_failed {
-                gone.push((id, partition));
-            }
-        }
-        in_parallel(&gone, |(id, partition)| {
-            if let Some(partition) = partition {
-                partition.wait_idle();
-            }
-            let dir = self.env.dir.join(id.to_string());
-            if let Err(error) = log::remove_partition(&self.env.log, &dir) {
-                let cause = std::error::Error::source(&error);
-                tracing::error!(partition = %id, topic = %topic.name, %error, cause, dir = %dir.display(), "data of a deleted topic not removed; the next start tries again");
-            }
-        });
-    }
 }
 
 impl Failed {
@@ -506,7 +488,7 @@ impl OpenReport {
 }
 
 /// Does something slow for each, several at a time.
-fn in_parallel<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
+pub(super) fn in_parallel<T: Sync>(items: &[T], job: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     let run = || {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -529,7 +511,7 @@ fn standing(broker: &Broker) -> BrokerStanding {
     BrokerStanding { broker: broker.id, epoch: broker.epoch, may_join }
 }
 
-fn registration(state: &Registered) -> Registration {
+pub(super) fn registration(state: &Registered) -> Registration {
     Registration {
         leader: state.leader,
         leader_epoch: state.leader_epoch,

@@ -11,7 +11,11 @@ use super::{
     test_support::{at, batch, block_on},
     *,
 };
-use crate::{io::sim::PowerCut, metadata::Presence, replica::Limits};
+use crate::{
+    io::sim::PowerCut,
+    metadata::{Command, Delta, Presence, command::Reassign},
+    replica::Limits,
+};
 
 fn produce(cluster: &Cluster, client: &Client, tag: u64, records: usize) {
     let leader = cluster.partition(cluster.leader().expect("somebody leads"));
@@ -446,4 +450,35 @@ fn a_leader_without_power_loses_nothing_that_was_acknowledged() {
         assert_eq!(cluster.partition(1).offsets().log_end, at(105));
         assert_eq!(cluster.assert_equal(), 21);
     }
+}
+
+#[test]
+fn a_partition_is_given_to_a_broker_and_taken_from_another() {
+    let (cluster, client) =
+        (Cluster::new(Setup { assigned: 2, ..Setup::default() }), Client::new());
+    cluster.until_in_sync();
+    for tag in 0..10 {
+        produce(&cluster, &client, tag, 5);
+        answer(&cluster, &client).1.unwrap();
+    }
+    assert_eq!(cluster.copies().len(), 2);
+    let expected = cluster.registered().partition_epoch;
+    let to = vec![BrokerId(3), BrokerId(2)];
+    let reassign = Reassign { partition: id(), expected, to };
+    cluster.command(&Command::Reassign(reassign)).unwrap();
+    cluster.until("the first has given it away", || {
+        cluster.copies().len() == 2 && cluster.copies()[0].0 == BrokerId(2)
+    });
+    assert_eq!(cluster.leader(), Some(3), "the first of the new replicas");
+    produce(&cluster, &client, 10, 5);
+    answer(&cluster, &client).1.unwrap();
+    cluster.until_in_sync();
+    assert_eq!(cluster.assert_equal(), 11);
+    assert_eq!(cluster.registered().replicas, [BrokerId(3), BrokerId(2)]);
+    // News that come late do not bring it back, nor take it away.
+    let mut old = cluster.registered();
+    old.replicas = vec![BrokerId(1)];
+    let late = Delta::PartitionChanged { partition: id(), state: old };
+    cluster.nodes[1].registry.apply(&late);
+    assert_eq!(cluster.copies().len(), 2);
 }

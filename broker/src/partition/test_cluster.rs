@@ -67,7 +67,10 @@ pub(crate) struct Node {
 
 /// What a test may choose.
 pub(crate) struct Setup {
+    /// Brokers.
     pub(crate) replicas: u32,
+    /// Brokers that have the topic at first.
+    pub(crate) assigned: usize,
     pub(crate) min_isr: u32,
     pub(crate) partitions: usize,
     pub(crate) configs: Vec<(&'static str, &'static str)>,
@@ -79,6 +82,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             replicas: 3,
+            assigned: usize::MAX,
             min_isr: 2,
             partitions: 1,
             configs: vec![("durability", "memory")],
@@ -141,7 +145,7 @@ impl Cluster {
         let create = Command::CreateTopic(CreateTopic {
             name: name("orders"),
             id: topic_id(TOPIC),
-            assignment: vec![ids; setup.partitions],
+            assignment: vec![ids.into_iter().take(setup.assigned).collect(); setup.partitions],
             configs: configs(&setup.configs),
             min_isr: setup.min_isr,
         });
@@ -265,19 +269,25 @@ impl Cluster {
     /// that counts, and know that it is committed.
     pub(crate) fn until_in_sync(&self) {
         self.until("all in sync", || {
-            let nodes = self.nodes.iter();
-            let ends: Vec<_> = nodes.map(|node| self.partition(node.id.0).offsets()).collect();
+            let ends: Vec<_> = self.copies().iter().map(|(_, copy)| copy.offsets()).collect();
+            let replicas = self.registered().replicas.len();
             let end = ends[0].log_end;
-            self.registered().isr.len() == self.nodes.len()
+            (self.registered().isr.len(), ends.len()) == (replicas, replicas)
                 && self.leader().is_some_and(|leader| self.serves_all(leader))
                 && ends.iter().all(|at| at.log_end == end && at.high_watermark == end)
         });
     }
 
+    /// The partition at every broker that has it.
+    pub(crate) fn copies(&self) -> Vec<(BrokerId, Arc<Partition>)> {
+        let ids = self.nodes.iter().map(|node| node.id);
+        ids.filter_map(|broker| Some((broker, self.net.partition(broker, id())?))).collect()
+    }
+
     fn serves_all(&self, leader: u32) -> bool {
-        let others = self.nodes.iter().map(|node| node.id).filter(|id| id.0 != leader);
+        let mut others = self.registered().replicas.into_iter().filter(|id| id.0 != leader);
         self.partition(leader)
-            .with_replica(|replica, _| others.into_iter().all(|id| replica.progress(id).is_some()))
+            .with_replica(|replica, _| others.all(|id| replica.progress(id).is_some()))
     }
 
     /// Leaders that were not ready are asked again, as housekeeping does.
@@ -298,7 +308,7 @@ impl Cluster {
     }
 
     pub(crate) fn describe(&self) -> Vec<String> {
-        let partitions = self.nodes.iter().map(|node| (node.id, self.partition(node.id.0)));
+        let partitions = self.copies().into_iter();
         let mut all: Vec<_> = partitions
             .map(|(id, partition)| {
                 let replica = partition.with_replica(|replica, _| format!("{replica:?}"));
@@ -312,17 +322,17 @@ impl Cluster {
     /// All replicas have the same bytes, as far as any of them knows them to be committed, from where
     /// the last of them begins. How many batches that is.
     pub(crate) fn assert_equal(&self) -> usize {
-        let logs: Vec<_> =
-            self.nodes.iter().map(|node| bytes_of(&self.partition(node.id.0))).collect();
-        let offsets = self.nodes.iter().map(|node| self.partition(node.id.0).offsets());
+        let logs: Vec<_> = self.copies().iter().map(|(_, copy)| bytes_of(copy)).collect();
+        let copies = self.copies();
+        let offsets = copies.iter().map(|(_, copy)| copy.offsets());
         let start = offsets.clone().map(|at| at.log_start).max().expect("there are nodes");
         let end = offsets.map(|at| at.high_watermark).min().expect("there are nodes");
         let within = |log: &[(Offset, Bytes)]| -> Vec<(Offset, Bytes)> {
             log.iter().filter(|(at, _)| *at >= start && *at < end).cloned().collect()
         };
         let first = within(&logs[0]);
-        for (node, log) in self.nodes.iter().zip(&logs) {
-            assert_eq!(within(log), first, "{} differs", node.id);
+        for ((broker, _), log) in copies.iter().zip(&logs) {
+            assert_eq!(within(log), first, "{broker} differs");
         }
         first.len()
     }

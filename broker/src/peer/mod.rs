@@ -2,12 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`dial`] | connections: how they are made, when they are given up |
+//! | [`connect`] | connections: how they are made, when they are given up |
 //! | [`isr`] | what leaders propose of their ISRs, to the metadata log |
 //! | [`replication`] | [`ReplicationPeers`]: subscriptions to partitions that other brokers lead |
 //! | [`replication_wire`] | what replicas say to each other, as it stands on the wire |
 
-pub mod dial;
+pub mod connect;
 pub mod isr;
 pub mod replication;
 #[cfg(test)]

@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
-    dial::{Backoff, dial},
+    connect::{Backoff, dial},
     replication_wire::{Follower, read_to_follower, to_leader, traffic},
 };
 use crate::{
@@ -192,7 +192,7 @@ impl Shared {
                     partition.uplink_lost(&old);
                 }
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.next_pause()).await;
         }
     }
 

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, transport::Server};
 
 use super::{
-    dial::dial,
+    connect::dial,
     replication::{Follows, Proposal, ReplicationPeers, VERSION, Whereabouts},
 };
 use crate::{
