@@ -12,6 +12,11 @@
 //! 5. The flush comes back as an event, the high watermark moves, waiters are answered, readers are
 //!    woken ([`watch`]). Tickets are answered after the lock is let go of.
 //!
+//! # Replicas
+//! A partition that follows appends what its leader pushes; one that leads pushes from its log behind
+//! a cursor for each follower. What is to be said waits in no queue: a partition stands in the
+//! [`Line`] of a connection and is asked when it is its turn ([`replication`]).
+//!
 //! # The life of a fetch
 //! Readers take no lock: the high watermark is an atomic, the log's segments are a snapshot. What is
 //! in memory is sliced at once ([`Partition::read`]), what is not is read on the pool within a byte
