@@ -105,6 +105,8 @@ fn too_few_in_sync_replicas_are_an_error_before_and_after_the_append() {
     silence(&cluster, 2);
     silence(&cluster, 3);
     produce(&cluster, &client, 1, 1);
+    // Not parked any more, in front of a segment that is being made.
+    cluster.until("it is appended", || cluster.partition(1).offsets().log_end == at(1));
     cluster.command(&cluster.presence(2, Presence::Fenced)).unwrap();
     assert_eq!(client.answered(), None, "two are still enough");
     cluster.command(&cluster.presence(3, Presence::Fenced)).unwrap();
@@ -138,7 +140,7 @@ fn an_old_leader_cuts_off_what_nobody_else_has_and_follows() {
     answer(&cluster, &client).1.unwrap();
     silence(&cluster, 1);
     produce(&cluster, &client, 2, 5);
-    assert_eq!(cluster.partition(1).offsets().log_end, at(9));
+    cluster.until("it is appended", || cluster.partition(1).offsets().log_end == at(9));
     cluster.command(&cluster.election(2)).unwrap();
     let lost = client.outcome().1.unwrap_err();
     assert!(matches!(
