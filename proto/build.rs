@@ -5,6 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const PROTOS: &[&str] = &[
+    "riverrun/internal/v1/quorum.proto",
     "riverrun/v1/admin_service.proto",
     "riverrun/v1/consume_service.proto",
     "riverrun/v1/error.proto",
@@ -17,7 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=riverrun");
     let descriptors = protox::compile(PROTOS, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    // Clients are told of the public packages only.
+    let mut public = descriptors.clone();
+    public.file.retain(|file| !file.package().starts_with("riverrun.internal."));
+    fs::write(out.join("descriptors.bin"), public.encode_to_vec())?;
     tonic_prost_build::configure()
         // Payloads are slices of the receive buffer, never copies.
         .bytes(".")

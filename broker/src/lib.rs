@@ -16,6 +16,7 @@ pub mod partition;
 pub mod controller;
 
 pub mod http;
+pub mod peer;
 pub mod service;
 
 pub mod server;

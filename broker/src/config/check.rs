@@ -47,6 +47,7 @@ impl Config {
         let listens = [
             ("network.grpc.listen", network.grpc_listen),
             ("network.http.listen", network.http_listen),
+            ("network.internal.listen", network.internal_listen),
         ];
         for (key, address) in listens {
             if !address.ip().to_canonical().is_loopback() {
@@ -71,6 +72,23 @@ impl Config {
                 "network.http.listen",
                 format!("{} is the gRPC port already", network.http_listen),
                 "give it a port of its own, such as 9191",
+            ));
+        }
+        for (other, what) in [(network.grpc_listen, "gRPC"), (network.http_listen, "HTTP")] {
+            if collide(network.internal_listen, other) {
+                findings.push((
+                    "network.internal.listen",
+                    format!("{} is the {what} port already", network.internal_listen),
+                    "give it a port of its own, such as 9192",
+                ));
+            }
+        }
+        let internal = network.internal_listen.ip();
+        if internal.is_unspecified() && network.internal_advertised_host.is_none() {
+            findings.push((
+                "network.internal.advertised.host",
+                format!("other nodes would be told to dial {internal}"),
+                "set it to the name or address by which they reach this one",
             ));
         }
         if network.grpc_listen.ip().is_unspecified() && network.advertised_host.is_none() {

@@ -17,6 +17,8 @@
 //! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
 //! | [`local`] | [`LocalQuorum`]: one node |
 //! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): several nodes, or one that may become several |
+//! | [`cluster`] | [`ClusterQuorum`]: asked on any node, answered by the leader |
+//! | [`addresses`] | where nodes are reached |
 //! | `applied` | what an entry does to the image, for both |
 //! | [`subscription`] | images and deltas for those who follow |
 //! | `store`, `wal`, `frame` | the log on disk: directory, file, bytes |
@@ -30,7 +32,9 @@
 //! first: it moves every partition this broker leads into a leader epoch in which nothing was
 //! written yet.
 
+pub mod addresses;
 mod applied;
+pub mod cluster;
 pub mod error;
 mod frame;
 #[cfg(test)]
@@ -49,10 +53,12 @@ pub(crate) mod test_support;
 pub mod topics;
 mod wal;
 
+pub use addresses::Addresses;
+pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};
 pub use local::{LocalOptions, LocalQuorum};
 pub use meta_properties::MetaProperties;
 pub use producer_ids::ProducerIds;
-pub use quorum::{Accepted, Leader, MetaQuorum};
+pub use quorum::{Accepted, Judged, Leader, MetaQuorum};
 pub use subscription::{Change, Subscription, Update};

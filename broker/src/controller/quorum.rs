@@ -7,7 +7,7 @@ use riverrun_proto::ids::BrokerId;
 use tokio::sync::watch;
 
 use super::{error::QuorumError, subscription::Subscription};
-use crate::metadata::{Command, MetadataImage, MetadataOffset, Reply};
+use crate::metadata::{Command, MetadataImage, MetadataOffset, Rejection, Reply};
 
 /// The metadata log and its newest image.
 ///
@@ -57,6 +57,24 @@ pub struct Accepted {
     pub offset: MetadataOffset,
     /// The answer.
     pub reply: Reply,
+}
+
+/// A command that has its place in the log for good, whatever became of it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// Where in the log.
+    pub offset: MetadataOffset,
+    /// The answer, or why the image would not have it.
+    pub outcome: Result<Reply, Rejection>,
+}
+
+impl Judged {
+    /// For whoever asked for it.
+    pub fn accepted(self) -> Result<Accepted, QuorumError> {
+        let Self { offset, outcome } = self;
+        let accepted = outcome.map(|reply| Accepted { offset, reply });
+        accepted.map_err(QuorumError::Rejected)
+    }
 }
 
 /// The leader of the quorum.

@@ -19,6 +19,7 @@
 //! | `batch`, `record_batches`, `in_flight` | one batch in; records into batches; what is unanswered |
 //! | `consume`, `fetch_unary`, `fetch_stream`, `tail` | `ConsumeService` |
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
+//! | [`internal`] | the port between nodes |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
@@ -39,6 +40,7 @@ mod fetch_stream;
 mod fetch_unary;
 mod held;
 mod in_flight;
+pub mod internal;
 pub mod limits;
 mod metadata;
 mod produce;

@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     (
         "service",
         &[
+            "peer",
             "partition",
             "controller",
             "coordinator",
@@ -31,7 +32,10 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         ],
     ),
     ("http", &["config", "clock", "shutdown", "telemetry"]),
-    ("peer", &["partition", "config", "clock", "shutdown", "telemetry"]),
+    (
+        "peer",
+        &["partition", "controller", "metadata", "config", "clock", "shutdown", "telemetry"],
+    ),
     ("coordinator", ABOVE_PARTITION),
     ("controller", ABOVE_PARTITION),
     (

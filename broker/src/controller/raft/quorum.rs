@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use protobuf::Message as _;
@@ -32,7 +33,7 @@ use crate::{
         error::{OpenError, QuorumError},
         frame::{Membership, Voter, VoterId},
         meta_properties::MetaProperties,
-        quorum::{Accepted, Leader, MetaQuorum},
+        quorum::{Accepted, Judged, Leader, MetaQuorum},
         store::MetaStore,
         subscription::{Publisher, Subscription},
     },
@@ -248,8 +249,11 @@ impl RaftQuorum {
         budget.acquire_many_owned(cost).await.map_err(|_| self.stopped())
     }
 
-    async fn propose_now(&self, command: Command) -> Result<Accepted, QuorumError> {
-        let record = record::encode(&command)?;
+    /// Writes a command, as the log stores it, that another node was asked for. As
+    /// [`MetaQuorum::propose`], but also who is rejected learns his place in the log.
+    pub async fn propose_record(&self, record: Bytes) -> Result<Judged, QuorumError> {
+        // What cannot be read back must not get in.
+        record::decode(&record)?;
         let permit = self.permit(record.len()).await?;
         let (answer, answered) = oneshot::channel();
         let asked = Asked { answer, permit };
@@ -291,7 +295,7 @@ impl RaftQuorum {
 
 impl MetaQuorum for RaftQuorum {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Accepted, QuorumError>> {
-        Box::pin(self.propose_now(command))
+        Box::pin(async move { self.propose_record(record::encode(&command)?).await?.accepted() })
     }
 
     fn read_barrier(&self) -> BoxFuture<'_, Result<MetadataOffset, QuorumError>> {

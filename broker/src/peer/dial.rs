@@ -1,0 +1,100 @@
+//! Connections to other nodes.
+
+use std::time::Duration;
+
+use rand::Rng;
+use riverrun_proto::limits::http2;
+use tokio::time::timeout;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+/// How long a connection may take to be made.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Silence before a node is asked whether it is there, and how long it may take to say so: a peer
+/// that vanished without a word is given up after both.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// The first pause after a failure; each is twice the one before, up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LAST: Duration = Duration::from_secs(1);
+
+/// Connects, or says why not. Nothing was asked of anybody if this fails.
+pub async fn dial(address: &str) -> Result<Channel, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.map_err(|why| Status::invalid_argument(format!("{address}: {why}")))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES);
+    // Names are resolved within the same time.
+    let connected = timeout(CONNECT_TIMEOUT * 2, endpoint.connect()).await;
+    let unreachable = |why: String| Status::unavailable(format!("{address}: {why}"));
+    connected
+        .map_err(|_| unreachable("no connection in time".into()))?
+        .map_err(|why| unreachable(root_cause(&why)))
+}
+
+/// Pauses between tries, each longer than the one before, and no two nodes in step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backoff {
+    tries: u32,
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// It went well: the next pause is a short one.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+
+    /// How long to wait now.
+    pub fn next(&mut self) -> Duration {
+        let whole = PAUSE_FIRST.saturating_mul(1 << self.tries.min(16)).min(PAUSE_LAST);
+        self.tries = self.tries.saturating_add(1);
+        whole.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+/// What the outermost error only wraps ("transport error").
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end_and_begin_anew() {
+        let mut backoff = Backoff::default();
+        for whole in [50, 100, 200, 400, 800, 1000, 1000] {
+            let whole = Duration::from_millis(whole);
+            let pause = backoff.next();
+            assert!(pause <= whole && pause >= whole / 2, "{pause:?} of {whole:?}");
+        }
+        for _ in 0..100 {
+            assert!(backoff.next() <= PAUSE_LAST);
+        }
+        backoff.reset();
+        assert!(backoff.next() <= PAUSE_FIRST);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_address_and_the_reason() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let refused = dial(&format!("127.0.0.1:{port}")).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert!(refused.message().contains(&port.to_string()), "{refused:?}");
+        assert!(dial("no address at all").await.is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! gRPC out, to other nodes: `riverrun.internal.v1`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`hello`] | the first word between two nodes, and when it is refused |
+//! | [`dial`] | connections: how they are made, when they are given up |
+//! | [`transport`] | [`PeerTransport`]: messages of the metadata quorum |
+//! | [`calls`] | [`PeerCalls`]: what is asked of the quorum's leader |
+//! | [`cluster`] | how a node finds the cluster it belongs to, and joins it |
+//!
+//! Messages of the quorum have a connection per peer that carries nothing else, so that no bulk
+//! ever stands before a heartbeat of the leader. What runs here runs on the control runtime, which
+//! serves no client.
+
+pub mod calls;
+pub mod cluster;
+pub mod dial;
+pub mod hello;
+pub mod transport;
+
+pub use calls::PeerCalls;
+pub use hello::Card;
+pub use transport::PeerTransport;
