@@ -7,6 +7,7 @@ use prost::Message;
 const PROTOS: &[&str] = &[
     "riverrun/internal/v1/quorum.proto",
     "riverrun/v1/admin_service.proto",
+    "riverrun/v1/cluster_service.proto",
     "riverrun/v1/consume_service.proto",
     "riverrun/v1/error.proto",
     "riverrun/v1/metadata_service.proto",

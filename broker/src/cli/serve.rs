@@ -69,6 +69,7 @@ pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
         tracing::info!(
             grpc = %server.grpc_address(),
             http = %server.http_address(),
+            internal = %server.internal_address(),
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );

@@ -78,14 +78,13 @@ impl ClusterQuorum {
         &self.here
     }
 
-    /// Changes who votes, wherever the leader is. Safe to repeat.
-    pub async fn change(&self, steps: &[Step]) -> Result<Voters, ChangeError> {
+    async fn change_anywhere(&self, steps: Vec<Step>) -> Result<Voters, ChangeError> {
         let changed = async {
             loop {
                 let leader = self.some_leader().await;
                 let made = match leader {
-                    Some(leader) if leader == self.node => self.here.change(steps).await.map(drop),
-                    Some(leader) => self.there.change(leader, steps.to_vec()).await,
+                    Some(leader) if leader == self.node => self.here.change(&steps).await.map(drop),
+                    Some(leader) => self.there.change(leader, steps.clone()).await,
                     None => Err(ChangeError::NotLeader { leader: None }),
                 };
                 match made {
@@ -192,6 +191,14 @@ impl MetaQuorum for ClusterQuorum {
 
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.here.leader()
+    }
+
+    fn voters(&self) -> Voters {
+        self.here.voters()
+    }
+
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>> {
+        Box::pin(self.change_anywhere(steps))
     }
 }
 

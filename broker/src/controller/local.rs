@@ -1,4 +1,6 @@
-//! A quorum of one: the metadata log of a broker that has no peers.
+//! A quorum of one, as the first version ran it: for tests alone. It writes directories as that
+//! version did, which [`RaftQuorum`](super::raft::RaftQuorum) has to open, and the test that takes
+//! away each sync of the metadata log runs on it, for nothing in it happens by chance.
 //!
 //! One thread owns the log. It takes all proposals that wait, writes them as one group, syncs once,
 //! applies them in order, answers. It leads as soon as the log is open, in the term of the log. The
@@ -32,9 +34,10 @@ use self::{inbox::Inbox, worker::Worker};
 use super::{
     applied,
     error::{OpenError, QuorumError},
-    frame::{EntryKind, VoterId},
+    frame::{EntryKind, Voter, VoterId},
     meta_properties::MetaProperties,
     quorum::{Accepted, Leader, MetaQuorum},
+    raft::{ChangeError, Step, Voters},
     store::{MetaStore, Recovered},
     subscription::{Publisher, Subscription},
 };
@@ -90,6 +93,7 @@ pub struct LocalStats {
 /// See the module.
 #[derive(Debug)]
 pub struct LocalQuorum {
+    me: Voter,
     shared: Arc<Shared>,
     budget: Arc<Semaphore>,
     inbox_bytes: usize,
@@ -153,6 +157,7 @@ impl LocalQuorum {
             .map_err(OpenError::io("cannot start the thread of", data_dir))?;
         let inbox_bytes = options.inbox_bytes.clamp(INBOX_BYTES_MIN, Semaphore::MAX_PERMITS);
         Ok(Self {
+            me: Voter::new(identity.node, identity.directory),
             shared,
             budget: Arc::new(Semaphore::new(inbox_bytes)),
             inbox_bytes,
@@ -251,6 +256,15 @@ impl MetaQuorum for LocalQuorum {
 
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.leader.clone()
+    }
+
+    fn voters(&self) -> Voters {
+        Voters { voting: vec![self.me], listening: Vec::new(), leaving: Vec::new() }
+    }
+
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>> {
+        let refused = format!("this quorum has one node and stays as it is: {steps:?}");
+        Box::pin(async { Err(ChangeError::Refused(refused)) })
     }
 }
 

@@ -15,18 +15,18 @@
 //! | [`topics`], [`placement`] | what is decided, pure |
 //! | [`producer_ids`] | producer ids in blocks |
 //! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
-//! | [`local`] | [`LocalQuorum`]: one node |
-//! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): several nodes, or one that may become several |
+//! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): a node of the quorum, which may be all there is of it |
+//! | `local` | the first version's quorum of one; tests only |
 //! | [`cluster`] | [`ClusterQuorum`]: asked on any node, answered by the leader |
 //! | [`addresses`] | where nodes are reached |
-//! | `applied` | what an entry does to the image, for both |
+//! | `applied` | what an entry does to the image |
 //! | [`subscription`] | images and deltas for those who follow |
 //! | `store`, `wal`, `frame` | the log on disk: directory, file, bytes |
 //! | [`meta_properties`] | whose data directory it is; formatting |
 //! | [`error`] | what can go wrong |
 //!
 //! # Starting
-//! [`MetaProperties::open_or_format`], [`LocalQuorum::open`], propose a
+//! [`MetaProperties::open_or_format`], [`RaftQuorum::open`](raft::RaftQuorum::open), propose a
 //! [`RegisterBroker`](crate::metadata::command::RegisterBroker) with this process's incarnation, then
 //! [`MetaQuorum::subscribe`] and run what [`Subscription::start`] shows. The registration comes
 //! first: it moves every partition this broker leads into a leader epoch in which nothing was
@@ -40,7 +40,8 @@ mod frame;
 #[cfg(test)]
 mod golden_test;
 pub mod handle;
-pub mod local;
+#[cfg(test)]
+pub(crate) mod local;
 pub mod meta_properties;
 pub mod placement;
 pub mod producer_ids;
@@ -57,7 +58,8 @@ pub use addresses::Addresses;
 pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};
-pub use local::{LocalOptions, LocalQuorum};
+#[cfg(test)]
+pub(crate) use local::{LocalOptions, LocalQuorum};
 pub use meta_properties::MetaProperties;
 pub use producer_ids::ProducerIds;
 pub use quorum::{Accepted, Judged, Leader, MetaQuorum};

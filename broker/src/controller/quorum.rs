@@ -1,4 +1,4 @@
-//! What the broker asks of the metadata quorum, be it one node or several.
+//! What the broker asks of the metadata quorum.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +6,11 @@ use futures::future::BoxFuture;
 use riverrun_proto::ids::BrokerId;
 use tokio::sync::watch;
 
-use super::{error::QuorumError, subscription::Subscription};
+use super::{
+    error::QuorumError,
+    raft::{ChangeError, Step, Voters},
+    subscription::Subscription,
+};
 use crate::metadata::{Command, MetadataImage, MetadataOffset, Rejection, Reply};
 
 /// The metadata log and its newest image.
@@ -18,10 +22,10 @@ use crate::metadata::{Command, MetadataImage, MetadataOffset, Rejection, Reply};
 /// ```
 ///
 /// Whoever was answered sees his own change: in [`image`](MetaQuorum::image) on this node at once,
-/// in the deltas of every subscriber at its turn. Implementations: [`LocalQuorum`], a quorum of one;
-/// [`RaftQuorum`], of several.
+/// in the deltas of every subscriber at its turn. Implementations: [`RaftQuorum`], a node of the
+/// quorum; [`ClusterQuorum`], which asks the node that leads.
 ///
-/// [`LocalQuorum`]: super::local::LocalQuorum
+/// [`ClusterQuorum`]: super::cluster::ClusterQuorum
 /// [`RaftQuorum`]: super::raft::RaftQuorum
 pub trait MetaQuorum: fmt::Debug + Send + Sync {
     /// Writes a command, and answers when it was applied. Waits while too much is under way.
@@ -48,6 +52,12 @@ pub trait MetaQuorum: fmt::Debug + Send + Sync {
 
     /// Who leads, as far as known here; changes of it.
     fn leader(&self) -> watch::Receiver<Option<Leader>>;
+
+    /// Who votes, listens, or is about to, as far as known here.
+    fn voters(&self) -> Voters;
+
+    /// Changes who votes. Safe to repeat.
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>>;
 }
 
 /// A command that was applied.

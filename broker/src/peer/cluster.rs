@@ -149,6 +149,29 @@ fn why(answer: &Answer) -> String {
     }
 }
 
+/// Looks whether the nodes at `servers` are of this node's cluster, as far as they answer at once.
+///
+/// # Errors
+/// If one is of another cluster, or has this node's id.
+pub async fn check(
+    servers: &[String],
+    node: BrokerId,
+    cluster: ClusterId,
+    incarnation: IncarnationId,
+) -> Result<(), Refused> {
+    let asked = servers.iter().map(|server| identify(server, incarnation));
+    let answers = futures::future::join_all(asked).await;
+    // An empty list founds; whoever has a cluster does not.
+    match decide(servers, &answers, node)? {
+        Ok(Place::Join(found)) if found != cluster => Err(Refused(format!(
+            "this node belongs to cluster {cluster}, the nodes of \
+             controller.quorum.bootstrap.servers to cluster {found}: correct the list, or give this \
+             node an empty data directory to join that cluster"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 async fn identify(server: &str, incarnation: IncarnationId) -> Answer {
     let asked = async {
         let mut client = QuorumServiceClient::new(dial(server).await?);

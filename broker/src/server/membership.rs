@@ -140,13 +140,14 @@ impl Newcomer {
         let place = match servers.is_empty() || known.await? {
             true => Place::Found,
             false => {
+                let servers = servers.clone();
                 let finding = async move { cluster::find(&servers, node, incarnation).await };
                 let found = self.control.spawn(finding).await;
                 found.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?
             }
         };
         let directory = Arc::clone(directory);
-        blocking(move || {
+        let identity = blocking(move || {
             let (disk, failure) = (directory.disk(), directory.failure());
             let root: &Path = directory.root();
             Ok(match place {
@@ -156,7 +157,15 @@ impl Newcomer {
                 }
             })
         })
-        .await
+        .await?;
+        if !servers.is_empty() {
+            let cluster = identity.cluster;
+            let checking =
+                async move { cluster::check(&servers, node, cluster, incarnation).await };
+            let checked = self.control.spawn(checking).await;
+            checked.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?;
+        }
+        Ok(identity)
     }
 }
 
@@ -207,7 +216,7 @@ async fn vote_when_ready(quorum: Arc<ClusterQuorum>) {
             return;
         }
         if voters.listening.contains(&me)
-            && let Err(why) = quorum.change(&[Step::Vote(me.id)]).await
+            && let Err(why) = quorum.change_voters(vec![Step::Vote(me.id)]).await
         {
             tracing::debug!(%why, "this node does not vote yet");
         }

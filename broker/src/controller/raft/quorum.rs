@@ -188,11 +188,6 @@ impl RaftQuorum {
         self.me
     }
 
-    /// Who votes, listens, or is about to, as far as known here.
-    pub fn voters(&self) -> Voters {
-        Voters::of(&self.shared.membership.lock())
-    }
-
     /// Takes a message that a peer's [`Transport`] sent. Never waits: what finds no room is dropped.
     pub fn receive(&self, from: Voter, message: &[u8]) {
         let taken = Message::parse_from_bytes(message).ok().and_then(|parsed| {
@@ -312,6 +307,14 @@ impl MetaQuorum for RaftQuorum {
 
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.leader.clone()
+    }
+
+    fn voters(&self) -> Voters {
+        Voters::of(&self.shared.membership.lock())
+    }
+
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>> {
+        Box::pin(async move { self.change(&steps).await })
     }
 }
 
