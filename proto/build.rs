@@ -5,6 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const PROTOS: &[&str] = &[
+    "riverrun/internal/v1/broker.proto",
     "riverrun/internal/v1/quorum.proto",
     "riverrun/v1/admin_service.proto",
     "riverrun/v1/cluster_service.proto",

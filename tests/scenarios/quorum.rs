@@ -1,9 +1,9 @@
 //! Three processes, one metadata quorum: any of them takes changes, any of them may be killed, and
 //! nobody gets in who does not belong there.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
-use riverrun_client::{Admin, BrokerId, ClusterDescription, QuorumRole};
+use riverrun_client::{Admin, BrokerId, BrokerPresence, ClusterDescription, QuorumRole};
 use riverrun_tests::{
     process::{BrokerOptions, BrokerProcess},
     wait,
@@ -83,6 +83,23 @@ fn voters(cluster: &ClusterDescription) -> Vec<u32> {
     voting.map(|node| node.id.0).collect()
 }
 
+fn presence(cluster: &ClusterDescription, id: usize) -> Option<BrokerPresence> {
+    cluster.brokers.iter().find(|broker| broker.id.0 as usize == id).map(|b| b.presence)
+}
+
+/// What `riverrun cluster …` prints about the cluster that `node` is of.
+fn cluster_command(node: &BrokerOptions, arguments: &[&str]) -> serde_json::Value {
+    let ran = Command::new(env!("CARGO_BIN_EXE_riverrun-under-test"))
+        .args(["-b", &node.address(), "cluster"])
+        .args(arguments)
+        .args(["-o", "json"])
+        .output()
+        .expect("the binary under test exists");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{arguments:?}: {said}");
+    serde_json::from_slice(&ran.stdout).expect("it prints JSON")
+}
+
 /// Creates a topic, whatever happens to leaders meanwhile: where nobody knows, it is asked.
 async fn create(admin: &Admin, name: &str) {
     wait::until("a topic is created", async || {
@@ -151,6 +168,54 @@ async fn three_voters_take_changes_anywhere_and_survive_their_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_gone_is_fenced_and_comes_back() {
+    let mut nodes = Nodes::voting(3);
+    let all_there = |cluster: &ClusterDescription| {
+        voters(cluster) == [1, 2, 3]
+            && (1..=3).all(|id| presence(cluster, id) == Some(BrokerPresence::Active))
+    };
+    let cluster = nodes.until(1, "all three vote and take part", all_there).await;
+    let leader = cluster.leader.map_or(1, |leader| leader.0 as usize);
+    let (gone, watcher) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let admin = nodes.admin(watcher).await;
+    admin.create_topic("spread").partitions(3).send().await.expect("all are there");
+    let leads = async |id: usize| {
+        let topic = admin.topic("spread").await.expect("it exists");
+        topic.partitions.iter().any(|p| p.leader.is_some_and(|l| l.0 as usize == id))
+    };
+    assert!(leads(gone).await, "each has one");
+
+    nodes.kill(gone);
+    let fenced = |c: &ClusterDescription| presence(c, gone) == Some(BrokerPresence::Fenced);
+    let cluster = nodes.until(watcher, "the killed one is fenced", fenced).await;
+    assert_eq!(presence(&cluster, watcher), Some(BrokerPresence::Active), "nobody else is");
+    assert!(!leads(gone).await, "nobody leads what it alone had");
+    let status = cluster_command(&nodes.options[watcher - 1], &["status"]);
+    assert!(status["findings"].to_string().contains("is fenced"), "{status}");
+    let without = admin.create_topic("without").partitions(6).send().await.expect("two are there");
+    assert!(without.partitions.iter().all(|p| p.leader.is_some_and(|l| l.0 as usize != gone)));
+
+    nodes.start(gone);
+    let back = |c: &ClusterDescription| presence(c, gone) == Some(BrokerPresence::Active);
+    nodes.until(watcher, "it is back", back).await;
+    assert!(leads(gone).await, "and leads again what it had");
+
+    // A stop in order: the quorum's leader hands over, and is fenced when it is gone.
+    let term = nodes.until(watcher, "somebody leads", |c| c.leader.is_some()).await.leader_term;
+    let stopping = nodes.running[leader - 1].take().expect("it runs");
+    let (status, log) = stopping.stop();
+    assert!(status.success());
+    let impatient = log.iter().any(|line| line.to_string().contains("stops all the same"));
+    assert!(!impatient, "others took over: {log:?}");
+    let handed = |c: &ClusterDescription| {
+        c.leader.is_some_and(|l| l.0 as usize != leader) && c.leader_term > term
+    };
+    nodes.until(watcher, "another leads", handed).await;
+    let fenced = |c: &ClusterDescription| presence(c, leader) == Some(BrokerPresence::Fenced);
+    nodes.until(watcher, "whoever stopped is fenced", fenced).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_single_broker_becomes_three_voters_and_one_again_by_command() {
     let data: Vec<_> = (0..3).map(|_| data_dir()).collect();
     let first = node(1, data[0].path());
@@ -167,9 +232,18 @@ async fn a_single_broker_becomes_three_voters_and_one_again_by_command() {
         .collect();
     let cluster = admin.describe_cluster().await.expect("it is up");
     assert_eq!(voters(&cluster), [1], "nobody votes without being told to: {cluster:?}");
-    for id in [2, 3] {
-        admin.add_voter(BrokerId(id)).await.expect("it has caught up, or is waited for");
-    }
+    admin.add_voter(BrokerId(2)).await.expect("it has caught up, or is waited for");
+    let status = cluster_command(&first, &["status"]);
+    assert_eq!(status["leader"], 1, "{status}");
+    let findings = status["findings"].to_string();
+    assert!(findings.contains("2 voters survive no more"), "{status}");
+    let nodes = cluster_command(&first, &["add-voter", "3"]);
+    let roles: Vec<_> = nodes.as_array().expect("a list").iter().map(|n| &n["role"]).collect();
+    assert_eq!(roles, ["voter"; 3], "{nodes}");
+    let nodes = cluster_command(&first, &["quorum"]);
+    assert_eq!(nodes[0]["role"], "leader", "{nodes}");
+    let brokers = cluster_command(&first, &["brokers"]);
+    assert_eq!(brokers[0]["internal_address"], first.internal_address(), "{brokers}");
     let through = others[1].client().await.admin();
     let cluster = through.describe_cluster().await.expect("it is up");
     assert_eq!(names(&through).await, ["made-alone"]);

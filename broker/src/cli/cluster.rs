@@ -105,8 +105,7 @@ pub(crate) async fn run(command: ClusterCommand, session: &Session) -> Result<()
         }
         ClusterCommand::RemoveVoter(args) => {
             let directory = args.directory.as_deref();
-            let nodes =
-                session.admin(&client).remove_voter(BrokerId(args.node), directory).await?;
+            let nodes = session.admin(&client).remove_voter(BrokerId(args.node), directory).await?;
             session.say(format_args!("node {} does not vote", args.node));
             print_nodes(&nodes, None, args.output)
         }

@@ -6,7 +6,7 @@ use super::{
     Config,
     load::Origins,
     problem::{Origin, Problem, Problems},
-    units::ByteSize,
+    units::{ByteSize, show_duration},
 };
 
 /// A problem between keys: the key to report it at, what is wrong, what would be right.
@@ -34,6 +34,7 @@ impl Config {
         self.addresses(&mut findings);
         self.memory(&mut findings);
         self.windows(&mut findings);
+        self.sessions(&mut findings);
         self.topics(&mut findings);
         findings
     }
@@ -118,6 +119,24 @@ impl Config {
                      makes {sum}%"
                 ),
                 "the shares of the memory budget must not exceed 100 together",
+            ));
+        }
+    }
+
+    /// Heartbeats that fit into a session.
+    fn sessions(&self, findings: &mut Vec<Finding>) {
+        let (interval, session) =
+            (self.broker.heartbeat_interval_ms, self.broker.session_timeout_ms);
+        if interval.saturating_mul(2) > session {
+            findings.push((
+                "broker.heartbeat.interval.ms",
+                format!(
+                    "{} is more than half of broker.session.timeout.ms, {}: one heartbeat that is \
+                     late fences the broker",
+                    show_duration(interval),
+                    show_duration(session)
+                ),
+                "keep it below half, better a tenth",
             ));
         }
     }

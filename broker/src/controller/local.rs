@@ -53,14 +53,14 @@ const INBOX_BYTES_MIN: usize = record::RECORD_BYTES_MAX + PROPOSAL_OVERHEAD_BYTE
 
 /// Bounds of a quorum of one.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalOptions {
+pub(crate) struct LocalOptions {
     /// Bytes of proposals under way, and so of what one sync has to write. One record of the
     /// largest kind always fits.
-    pub inbox_bytes: usize,
+    pub(crate) inbox_bytes: usize,
     /// A snapshot is made after so many entries: what a start replays.
-    pub snapshot_entries: u64,
+    pub(crate) snapshot_entries: u64,
     /// A snapshot is made when the log file has so many bytes.
-    pub snapshot_bytes: u64,
+    pub(crate) snapshot_bytes: u64,
 }
 
 impl Default for LocalOptions {
@@ -75,24 +75,24 @@ impl Default for LocalOptions {
 
 /// What the log has done since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LocalStats {
+pub(crate) struct LocalStats {
     /// Entries written.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Of these, commands that were rejected.
-    pub rejected: u64,
+    pub(crate) rejected: u64,
     /// Groups, each with one sync.
-    pub groups: u64,
+    pub(crate) groups: u64,
     /// Snapshots made.
-    pub snapshots: u64,
+    pub(crate) snapshots: u64,
     /// Snapshots and groups that met a full disk.
-    pub disk_full: u64,
+    pub(crate) disk_full: u64,
     /// Bytes of proposals under way at the moment.
-    pub inbox_bytes: usize,
+    pub(crate) inbox_bytes: usize,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct LocalQuorum {
+pub(crate) struct LocalQuorum {
     me: Voter,
     shared: Arc<Shared>,
     budget: Arc<Semaphore>,
@@ -134,7 +134,7 @@ struct Proposal {
 impl LocalQuorum {
     /// Opens the log of a formatted data directory and leads it. Blocks while it reads the log;
     /// everything the image then has is durable. The caller holds the directory's lock.
-    pub fn open(
+    pub(crate) fn open(
         disk: Arc<dyn Disk>,
         data_dir: &Path,
         identity: &MetaProperties,
@@ -167,7 +167,7 @@ impl LocalQuorum {
     }
 
     /// Takes no more proposals, finishes those it has, and lets go of the directory. Idempotent.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         self.stop_taking();
         let mut leader = self.leader.clone();
         // Closed when the thread is at its end, with nothing of the directory open.
@@ -176,7 +176,7 @@ impl LocalQuorum {
     }
 
     /// Counters for metrics.
-    pub fn stats(&self) -> LocalStats {
+    pub(crate) fn stats(&self) -> LocalStats {
         let counters = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LocalStats {

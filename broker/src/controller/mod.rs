@@ -18,6 +18,7 @@
 //! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): a node of the quorum, which may be all there is of it |
 //! | `local` | the first version's quorum of one; tests only |
 //! | [`cluster`] | [`ClusterQuorum`]: asked on any node, answered by the leader |
+//! | [`liveness`] | which brokers are there: pure decisions of the leader |
 //! | [`addresses`] | where nodes are reached |
 //! | `applied` | what an entry does to the image |
 //! | [`subscription`] | images and deltas for those who follow |
@@ -40,6 +41,7 @@ mod frame;
 #[cfg(test)]
 mod golden_test;
 pub mod handle;
+pub mod liveness;
 #[cfg(test)]
 pub(crate) mod local;
 pub mod meta_properties;
@@ -58,6 +60,7 @@ pub use addresses::Addresses;
 pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};
+pub use liveness::{Heartbeat, Liveness};
 #[cfg(test)]
 pub(crate) use local::{LocalOptions, LocalQuorum};
 pub use meta_properties::MetaProperties;

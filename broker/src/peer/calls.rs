@@ -129,7 +129,11 @@ impl LeaderCalls for PeerCalls {
                 Ok(None) => Err(unknown("the answer is empty")),
                 Err(Unanswered::NotSent) => Err(QuorumError::NotLeader { leader: Some(leader) }),
                 Err(Unanswered::Refused(why)) => {
-                    tracing::error!(leader = leader.0, why, "the quorum's leader refuses this node");
+                    tracing::error!(
+                        leader = leader.0,
+                        why,
+                        "the quorum's leader refuses this node"
+                    );
                     Err(QuorumError::NotLeader { leader: Some(leader) })
                 }
                 Err(Unanswered::Unknown(why)) => Err(unknown(&why)),

@@ -6,6 +6,7 @@
 //! | [`dial`] | connections: how they are made, when they are given up |
 //! | [`transport`] | [`PeerTransport`]: messages of the metadata quorum |
 //! | [`calls`] | [`PeerCalls`]: what is asked of the quorum's leader |
+//! | [`heartbeat`] | this broker is there, said to the quorum's leader |
 //! | [`cluster`] | how a node finds the cluster it belongs to, and joins it |
 //!
 //! Messages of the quorum have a connection per peer that carries nothing else, so that no bulk
@@ -15,6 +16,7 @@
 pub mod calls;
 pub mod cluster;
 pub mod dial;
+pub mod heartbeat;
 pub mod hello;
 pub mod transport;
 

@@ -141,11 +141,8 @@ impl Transport for PeerTransport {
             Some(peer) => Arc::clone(peer),
             None if peers.len() >= PEERS_MAX => return shared.drop_messages(1),
             None => {
-                let peer = Arc::new(Peer {
-                    to: *to,
-                    queue: Mutex::default(),
-                    arrived: Notify::new(),
-                });
+                let peer =
+                    Arc::new(Peer { to: *to, queue: Mutex::default(), arrived: Notify::new() });
                 peers.insert(to.id, Arc::clone(&peer));
                 shared.runtime.spawn(talk(Arc::downgrade(shared), Arc::clone(&peer)));
                 peer

@@ -9,28 +9,29 @@
 //! ```
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use riverrun_proto::ids::{BrokerId, IncarnationId};
-use tokio::{runtime::Handle, time::sleep};
+use tokio::{runtime::Handle, sync::Notify, time::sleep};
 
-use super::{DataDirectory, StartError, blocking, parts::Parts};
+use super::{DataDirectory, StartError, blocking, parts::Parts, presence};
 use crate::{
     clock::Clock,
     config::Config,
     controller::{
-        Addresses, ClusterQuorum, MetaProperties, MetaQuorum,
+        Addresses, ClusterQuorum, Liveness, MetaProperties, MetaQuorum,
         addresses::address,
         raft::{RaftOptions, RaftQuorum, Transport, Voter},
     },
     peer::{
         Card, PeerCalls, PeerTransport,
         cluster::{self, Place},
-        transport::locate_by,
+        transport::{Locate, locate_by},
     },
     service::internal::{Door, Inside},
 };
@@ -39,12 +40,12 @@ use crate::{
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// This node in its cluster.
-#[derive(Debug, Clone)]
 pub(super) struct Membership {
     pub(super) identity: MetaProperties,
     pub(super) card: Card,
     pub(super) quorum: Arc<ClusterQuorum>,
     pub(super) transport: Arc<PeerTransport>,
+    pub(super) locate: Locate,
 }
 
 /// What a node is before it knows its cluster.
@@ -53,6 +54,8 @@ pub(super) struct Newcomer {
     pub(super) door: Door,
     /// Where other nodes reach it.
     pub(super) address: String,
+    /// Where it reaches itself, whatever the others' names for it lead to.
+    pub(super) own: String,
     pub(super) control: Handle,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -75,10 +78,13 @@ impl Newcomer {
         };
         let addresses = Arc::new(Addresses::default());
         let log: Arc<OnceLock<Weak<RaftQuorum>>> = Arc::default();
-        let locate = locate_by(Arc::clone(&addresses), {
+        let elsewhere = locate_by(Arc::clone(&addresses), {
             let log = Arc::clone(&log);
             move || Some(log.get()?.upgrade()?.image())
         });
+        let (me, own) = (identity.node, self.own.clone());
+        let locate: Locate =
+            Arc::new(move |node| if node == me { vec![own.clone()] } else { elsewhere(node) });
         let transport =
             Arc::new(PeerTransport::new(card.clone(), locate.clone(), self.control.clone()));
         let raft = blocking({
@@ -97,13 +103,19 @@ impl Newcomer {
         let raft = Arc::clone(parts.quorum.insert(Arc::new(raft)));
         // A node starts once.
         let _ = log.set(Arc::downgrade(&raft));
-        let quorum =
-            Arc::new(ClusterQuorum::new(Arc::clone(&raft), PeerCalls::new(card.clone(), locate)));
+        let quorum = Arc::new(ClusterQuorum::new(
+            Arc::clone(&raft),
+            PeerCalls::new(card.clone(), locate.clone()),
+        ));
         self.door.open(Inside {
             card: card.clone(),
             quorum: Arc::clone(&quorum),
             addresses: Arc::clone(&addresses),
+            liveness: Mutex::new(Liveness::new(config.broker.session_timeout_ms)),
+            heard: Notify::new(),
+            clock: Arc::clone(&self.clock),
         });
+        self.control.spawn(until_stopping(&self.door, presence::look_after(self.door.clone())));
 
         let others = others(config, &raft, &addresses, &card);
         if !cluster::is_member(&card, &raft) {
@@ -118,11 +130,10 @@ impl Newcomer {
             cluster::stay(card.clone(), Arc::clone(&raft), others),
         ));
         if config.controller.quorum_auto_join_enable {
-            self.control
-                .spawn(until_stopping(&self.door, vote_when_ready(Arc::clone(&quorum))));
+            self.control.spawn(until_stopping(&self.door, vote_when_ready(Arc::clone(&quorum))));
         }
         catch_up(&raft).await;
-        Ok(Membership { identity, card, quorum, transport })
+        Ok(Membership { identity, card, quorum, transport, locate })
     }
 
     /// Whose directory it is; found out, and written down, where nobody used it yet.
@@ -240,8 +251,7 @@ fn until_stopping(
 /// Where other nodes are told to dial this one.
 pub(super) fn advertised(config: &Config, bound: SocketAddr) -> (String, u16) {
     let network = &config.network;
-    let host =
-        network.internal_advertised_host.clone().unwrap_or_else(|| bound.ip().to_string());
+    let host = network.internal_advertised_host.clone().unwrap_or_else(|| bound.ip().to_string());
     let port = match network.internal_advertised_port {
         0 => bound.port(),
         port => port,
@@ -258,7 +268,13 @@ pub(super) fn newcomer(
     clock: Arc<dyn Clock>,
 ) -> Newcomer {
     let (host, port) = advertised(config, bound);
-    Newcomer { door, address: address(&host, port), control, clock }
+    let own = match bound.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let own = SocketAddr::new(own, bound.port()).to_string();
+    Newcomer { door, address: address(&host, port), own, control, clock }
 }
 
 /// The door of this run of the process.

@@ -3,8 +3,8 @@
 //! ```text
 //!   start: bind the ports → lock the directory → find and join the cluster → metadata log → register
 //!          (a new leader epoch for every partition) → take the clean marker → open the partitions
-//!          → follow the metadata → serve → ready
-//!   stop:  not ready → drain streams and calls → close the ports → close the partitions
+//!          → follow the metadata → say so to the cluster, be taken in → serve → ready
+//!   stop:  not ready → ask for leave, hand over what is led → drain streams and calls → close the ports → close the partitions
 //!          → metadata log → clean marker → unlock
 //! ```
 //! A start that fails, or is given up, stops what it had started, in the same order ([`parts`]).
@@ -18,6 +18,7 @@ mod membership;
 mod metadata_follower;
 mod observe;
 mod parts;
+mod presence;
 mod readiness;
 mod register;
 mod space;
@@ -29,7 +30,9 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinError};
 
 use self::{
-    control::ControlRuntime, keeper::Keeper, membership::Membership, observe::Watched, parts::Parts, readiness::Stage, space::SpaceGuard};
+    control::ControlRuntime, keeper::Keeper, membership::Membership, observe::Watched,
+    parts::Parts, presence::OwnPresence, readiness::Stage, space::SpaceGuard,
+};
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
 pub use embedded::{Embedded, EmbeddedBuilder};
@@ -135,10 +138,7 @@ impl Server {
         }
     }
 
-    async fn start_parts(
-        config: Config,
-        parts: &mut Parts,
-    ) -> Result<Started, StartError> {
+    async fn start_parts(config: Config, parts: &mut Parts) -> Result<Started, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
@@ -153,7 +153,7 @@ impl Server {
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        control.spawn(service::internal::serve(internal, door.clone()));
+        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone()));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -184,10 +184,19 @@ impl Server {
             Arc::clone(&clock),
         );
         let member = newcomer.join(&config, &directory, parts).await?;
-        let Membership { identity, card, quorum, transport } = member;
+        let Membership { identity, card, quorum, transport, .. } = &member;
+        let (identity, quorum) = (*identity, Arc::clone(quorum));
         let listeners = register::Listeners { grpc, internal: internal_address };
+        let is_whole = blocking({
+            let directory = Arc::clone(&directory);
+            move || directory.has_clean_marker().map_err(io_error("looking for the clean marker"))
+        })
+        .await?;
         let broker_epoch =
-            register::register(&*quorum, &config, &identity, card.incarnation, listeners).await?;
+            register::register(&*quorum, &config, &identity, card.incarnation, listeners, is_whole)
+                .await?;
+        let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
+        parts.presence = Some(presence.clone());
 
         let limits = Limits::new(&config, budget);
         let cold_reads = cold_reads.get().saturating_sub(disk_bounds.buffer_bytes as u64);
@@ -235,9 +244,13 @@ impl Server {
             subscription,
             Arc::clone(&registry),
             shutdown.clone(),
+            presence.clone(),
         ));
-        let space =
-            SpaceGuard::new(Arc::clone(&directory), env.partition.gate.clone(), registry.counters());
+        let space = SpaceGuard::new(
+            Arc::clone(&directory),
+            env.partition.gate.clone(),
+            registry.counters(),
+        );
         let full = space.full();
         let keeper = Keeper {
             registry: Arc::clone(&registry),
@@ -251,12 +264,13 @@ impl Server {
             disk: &disk,
             full,
             quorum: quorum.here(),
-            transport: &transport,
+            transport,
             registry: &registry,
             env: &env,
         };
         observe::watch(&watched, &metrics, &bounds, &config, &clock);
 
+        presence.taken_in().await;
         let quorum: Arc<dyn MetaQuorum> = quorum;
         let env = ServiceEnv {
             broker: identity.node,
@@ -276,7 +290,7 @@ impl Server {
             shutdown,
         };
         let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
-        stage.serves(Arc::clone(&directory), registry, serving.abort_handle());
+        stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;
         Ok(Started { grpc, http: http_address, internal: internal_address, report, drain })
@@ -391,9 +405,7 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> Result<T, StartError> + Send + 'static,
 ) -> Result<T, StartError> {
-    tokio::task::spawn_blocking(job)
-        .await
-        .unwrap_or_else(|panic| Err(panicked(panic)))
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
 fn panicked(panic: JoinError) -> StartError {

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{DataDirectory, control::ControlRuntime};
+use super::{DataDirectory, control::ControlRuntime, presence::OwnPresence};
 use crate::{controller::raft::RaftQuorum, partition::registry::Registry, shutdown::Shutdown};
 
 /// Time that parts have to end once they were told to, past the drain.
@@ -25,6 +25,7 @@ pub(super) struct Parts {
     pub(super) directory: Option<Arc<DataDirectory>>,
     pub(super) quorum: Option<Arc<RaftQuorum>>,
     pub(super) control: Option<ControlRuntime>,
+    pub(super) presence: Option<OwnPresence>,
     pub(super) registry: Option<Arc<Registry>>,
     /// Sleeps between its rounds.
     pub(super) keeper: Option<thread::Thread>,
@@ -51,6 +52,7 @@ impl Parts {
             directory: None,
             quorum: None,
             control: None,
+            presence: None,
             registry: None,
             keeper: None,
             serving: None,
@@ -61,6 +63,13 @@ impl Parts {
 
     /// Stops what there is. Calls and streams have until `drain` to end.
     pub(super) async fn stop(&mut self, drain: Duration) -> Stopped {
+        // Others lead before calls are refused here. Not where it has to be quick, or was not serving.
+        if let Some(presence) = self.presence.take()
+            && self.serving.is_some()
+            && !drain.is_zero()
+        {
+            presence.leave().await;
+        }
         self.shutdown.begin_drain();
         let mut cut_off = None;
         // Calls and streams end by themselves; the other parts end when they are told to.
@@ -111,6 +120,7 @@ impl Drop for Parts {
             directory: self.directory.take(),
             quorum: self.quorum.take(),
             control: self.control.take(),
+            presence: self.presence.take(),
             registry: self.registry.take(),
             keeper: self.keeper.take(),
             serving: self.serving.take(),

@@ -11,7 +11,7 @@ use crate::{
     controller::{MetaProperties, MetaQuorum, QuorumError},
     metadata::{
         Command, Endpoint, FeatureLevel, FeatureRange, Reply,
-        command::{RegisterBroker, SetFeatureLevel},
+        command::{JoinBroker, RegisterBroker, SetFeatureLevel},
     },
 };
 
@@ -28,25 +28,37 @@ pub(super) struct Listeners {
 /// Registers a new incarnation: every partition that this broker leads gets a new leader epoch, so
 /// that nothing an earlier process sent can be taken for this one's. A log that has no feature level
 /// yet is given its first one. Waits while nobody leads the quorum.
+///
+/// In a cluster the broker is fenced until it is heard ([`presence`](super::presence)). `is_whole`:
+/// the logs in its directory are as the last run left them; the caller has read the log up to now.
 pub(super) async fn register(
     quorum: &dyn MetaQuorum,
     config: &Config,
     identity: &MetaProperties,
     incarnation: IncarnationId,
     listeners: Listeners,
+    is_whole: bool,
 ) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
         let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
         quorum.propose(Command::SetFeatureLevel(level)).await?;
     }
-    let registration = Command::RegisterBroker(RegisterBroker {
+    let registration = RegisterBroker {
         broker: identity.node,
         incarnation,
         directory: identity.directory,
         endpoints: vec![for_clients(config, listeners.grpc), for_nodes(config, listeners.internal)],
         rack: config.broker.rack.clone(),
         features: FeatureRange::SUPPORTED,
-    });
+    };
+    let registration = if quorum.image().feature_level() < FeatureLevel::V2 {
+        Command::RegisterBroker(registration)
+    } else {
+        // The marker of a clean stop is taken before anything is written: while it is there, the
+        // logs are what the last run that registered left, whether that run wrote it or an earlier.
+        let last = quorum.image().broker(identity.node).map(|broker| broker.epoch);
+        Command::JoinBroker(JoinBroker { registration, whole_since: last.filter(|_| is_whole) })
+    };
     loop {
         match quorum.propose(registration.clone()).await.map(|accepted| accepted.reply) {
             Ok(Reply::BrokerEpoch(epoch)) => return Ok(epoch),

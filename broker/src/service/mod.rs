@@ -75,8 +75,8 @@ use tonic_reflection::server::Builder as Reflection;
 use tower::layer::util::{Identity, Stack};
 use v1::{
     admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
-    consume_service_server::ConsumeServiceServer,
-    metadata_service_server::MetadataServiceServer, produce_service_server::ProduceServiceServer,
+    consume_service_server::ConsumeServiceServer, metadata_service_server::MetadataServiceServer,
+    produce_service_server::ProduceServiceServer,
 };
 
 use self::{core::Core, held::AroundCalls, limits::Limits};

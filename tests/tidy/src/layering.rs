@@ -32,10 +32,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         ],
     ),
     ("http", &["config", "clock", "shutdown", "telemetry"]),
-    (
-        "peer",
-        &["partition", "controller", "metadata", "config", "clock", "shutdown", "telemetry"],
-    ),
+    ("peer", &["partition", "controller", "metadata", "config", "clock", "shutdown", "telemetry"]),
     ("coordinator", ABOVE_PARTITION),
     ("controller", ABOVE_PARTITION),
     (

@@ -2,38 +2,48 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `broker` | `BrokerService`: who is there |
+//! | `places` | as many connections as there may be |
 //! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //!
 //! The port answers from the first moment on, before this node knows which cluster it is of: nodes
 //! that start together find one another by that. What needs more is `UNAVAILABLE` until then.
 //! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
 
+mod broker;
+mod places;
 mod quorum;
 
 use std::{
-    fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use riverrun_proto::{
     ids::{BrokerId, IncarnationId},
     limits::http2,
-    rpc::internal::v1::quorum_service_server::QuorumServiceServer,
+    rpc::internal::v1::{
+        broker_service_server::BrokerServiceServer, quorum_service_server::QuorumServiceServer,
+    },
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+};
 use tonic::{Status, service::Routes, transport::Server};
 
 use crate::{
-    controller::{Addresses, ClusterQuorum},
+    clock::Clock,
+    controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
     peer::Card,
     shutdown::Shutdown,
+    telemetry::{Bounds, Usage},
 };
 
 /// Silence before a node is asked whether it is there, and how long it may take to say so.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
-/// Connections of other nodes at once: a handful each, of more nodes than any cluster has.
+/// Calls and streams at once on one connection. A node uses a handful.
 const STREAMS_MAX: u32 = 1024;
 /// Largest message: the metadata image travels in one.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -59,6 +69,12 @@ pub struct Inside {
     pub quorum: Arc<ClusterQuorum>,
     /// Where others are; whoever says a hello is noted.
     pub addresses: Arc<Addresses>,
+    /// Who is there, while this node leads.
+    pub liveness: Mutex<Liveness>,
+    /// Somebody was heard.
+    pub heard: Notify,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 // === impl Door ===
@@ -75,20 +91,40 @@ impl Door {
         let _ = self.inside.set(inside);
     }
 
-    fn inside(&self) -> Result<&Inside, Status> {
+    /// What is behind it.
+    ///
+    /// # Errors
+    /// This node is not that far yet.
+    pub fn inside(&self) -> Result<&Inside, Status> {
         let starting = || Status::unavailable("this node is starting; try again");
         self.inside.get().ok_or_else(starting)
     }
 }
 
+impl Inside {
+    /// The term in which this node leads the quorum, if it does.
+    pub fn term_led(&self) -> Option<u64> {
+        let leader = *self.quorum.leader().borrow();
+        leader.filter(|leader| leader.node == self.card.voter.node).map(|leader| leader.term)
+    }
+}
+
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-pub async fn serve(listener: TcpListener, door: Door) {
+/// Its bound on connections is shown in `bounds`.
+pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
     let shutdown = door.shutdown.clone();
     let _running = shutdown.register("internal service");
-    let incoming = TcpListenerStream::new(listener);
+    let places = Arc::new(Semaphore::new(places::CONNECTIONS_MAX));
+    let full = bounds.watch("network.internal.connections", {
+        let places = Arc::clone(&places);
+        move || {
+            let limit = places::CONNECTIONS_MAX as u64;
+            Usage { used: limit - places.available_permits() as u64, limit }
+        }
+    });
+    let incoming = places::accept(listener, places, full);
     let served = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
@@ -108,11 +144,5 @@ fn routes(door: &Door) -> Routes {
     let quorum = QuorumServiceServer::new(quorum::Quorum(door.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
-    Routes::new(quorum)
-}
-
-impl fmt::Display for Door {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {}", self.node)
-    }
+    Routes::new(quorum).add_service(BrokerServiceServer::new(broker::Broker(door.clone())))
 }

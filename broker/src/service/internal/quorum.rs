@@ -153,7 +153,7 @@ impl Quorum {
 
 impl Inside {
     /// Checks who speaks, and notes where he is.
-    fn greet(&self, hello: Option<wire::Hello>) -> Result<Greeting, Status> {
+    pub(super) fn greet(&self, hello: Option<wire::Hello>) -> Result<Greeting, Status> {
         let greeting = self.card.check(hello)?;
         self.addresses.hear(greeting.from.node, &greeting.address);
         Ok(greeting)
@@ -198,7 +198,10 @@ impl Inside {
                 SetFeatureLevel { expected: image.feature_level(), level: FeatureLevel::V2 };
             match self.quorum.propose(Command::SetFeatureLevel(level)).await {
                 // Somebody else was taken in at the same time.
-                Ok(_) | Err(QuorumError::Rejected(crate::metadata::Rejection::FeatureLevelOrder { .. })) => {}
+                Ok(_)
+                | Err(QuorumError::Rejected(crate::metadata::Rejection::FeatureLevelOrder {
+                    ..
+                })) => {}
                 Err(QuorumError::Rejected(why)) => {
                     return Err(Status::failed_precondition(why.to_string()));
                 }

@@ -383,7 +383,8 @@ impl World {
         use crate::controller::{error::QuorumError, quorum::Judged};
         match answer {
             Answer::Proposed(result) => {
-                let result = result.and_then(Judged::accepted).map(|accepted| accepted.offset.get());
+                let result =
+                    result.and_then(Judged::accepted).map(|accepted| accepted.offset.get());
                 self.coverage.met(match &result {
                     Ok(_) => "proposals acknowledged",
                     Err(QuorumError::Rejected(_)) => "proposals rejected",
