@@ -47,6 +47,8 @@ pub struct Reading {
 pub struct Memory {
     /// Most that was resident so far.
     pub resident_bytes_max: Option<u64>,
+    /// Resident now, with the pages of mapped files.
+    pub resident_bytes: Option<u64>,
     /// Anonymous memory now.
     pub anonymous_bytes: Option<u64>,
 }
@@ -100,6 +102,7 @@ impl Accounts {
         };
         Memory {
             resident_bytes_max: kib_field(&status, "VmHWM:"),
+            resident_bytes: kib_field(&status, "VmRSS:"),
             anonymous_bytes: kib_field(&status, "RssAnon:"),
         }
     }

@@ -10,6 +10,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use clap::Args;
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     accounting::Accounts,
+    clock::Moment,
     error::{BenchError, Result},
     process::{self, Process},
     workload::{Durability, Volume, Workload, name_of},
@@ -75,6 +77,15 @@ pub struct Broker {
     process: Option<Process>,
     /// Removed when dropped.
     dir: Option<TempDir>,
+}
+
+/// How a broker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM.
+    Orderly,
+    /// SIGKILL.
+    Kill,
 }
 
 /// A topic made for one run.
@@ -175,19 +186,29 @@ impl Broker {
         Ok(())
     }
 
-    /// Stops it in order and starts it again on the same data.
+    /// Ends it and starts it again on the same data. Gives the time from the start of the process
+    /// until it serves.
     ///
     /// # Errors
-    /// It is not ours, or does not come back.
-    pub fn restart(&mut self, between: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    /// It is not ours, does not end in order where it should, or does not come back.
+    pub fn restart(
+        &mut self,
+        end: End,
+        between: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Duration> {
         let (Some(process), Some(dir)) = (self.process.take(), &self.dir) else {
             return Err(BenchError::Usage(
-                "cold segments need a broker that is started here: leave --brokers out".into(),
+                "a restart needs a broker that is started here: leave --brokers out".into(),
             ));
         };
-        process.stop()?;
+        match end {
+            End::Orderly => process.stop()?,
+            End::Kill => drop(process),
+        }
         between(dir.path())?;
-        self.start_process()
+        let started = Moment::now();
+        self.start_process()?;
+        Ok(Moment::now().since(started))
     }
 
     /// Where it listens.

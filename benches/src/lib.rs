@@ -6,6 +6,7 @@
 //! | [`outcome`] | what was found: the one JSON document, which all commands write and read |
 //! | [`session`] | a command that measures: the product alternating with its ceilings |
 //! | [`product`], [`broker`] | runs of the product, on a broker process started for them |
+//! | [`restart`] | how soon a broker serves again, what it takes when idle |
 //! | [`ceiling`] | null sink, null source, ping-pong, bare TCP, disk |
 //! | [`load`], [`wire`] | load through the public client; through the bare streams |
 //! | [`peers`] | other brokers beside ours |
@@ -33,6 +34,7 @@ pub mod process;
 pub mod product;
 pub mod recorder;
 pub mod report;
+pub mod restart;
 pub mod schedule;
 pub mod session;
 pub mod statistics;

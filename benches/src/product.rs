@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::{
     accounting::{burst_bytes, dirty_limits},
-    broker::{Broker, BrokerArgs, RunTopic},
+    broker::{Broker, BrokerArgs, End, RunTopic},
     clock::Moment,
     error::{BenchError, Result},
     load::{Load, consumers, producers},
@@ -37,9 +37,11 @@ pub struct Product {
 }
 
 /// A backlog that was written before.
-struct Backlog {
-    ends: Vec<i64>,
-    topic: RunTopic,
+pub(crate) struct Backlog {
+    /// First offset not written, by partition.
+    pub(crate) ends: Vec<i64>,
+    /// Where it is.
+    pub(crate) topic: RunTopic,
 }
 
 // === impl Product ===
@@ -121,7 +123,7 @@ impl Product {
         let backlog = self.fill(&client, name, workload).await?;
         if workload.segments == Segments::Cold {
             self.write_back().await?;
-            self.broker.restart(drop_from_cache)?;
+            self.broker.restart(End::Orderly, drop_from_cache)?;
             client = self.broker.client().await?;
         }
         let Backlog { ends, topic: RunTopic { topic, settings } } = backlog;
@@ -151,8 +153,18 @@ impl Product {
         }
     }
 
+    /// The broker under load.
+    pub(crate) const fn broker(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+
     /// Writes what a consumer will read.
-    async fn fill(&self, client: &Client, name: &str, workload: &Workload) -> Result<Backlog> {
+    pub(crate) async fn fill(
+        &self,
+        client: &Client,
+        name: &str,
+        workload: &Workload,
+    ) -> Result<Backlog> {
         let topic = self.broker.create_topic(client, name, workload).await?;
         let batches = Batches::encode(workload)?;
         let count = (workload.backlog_bytes / batches.bytes_max()).max(1) as u64;

@@ -42,17 +42,21 @@ struct Ratio {
     against: Option<(&'static str, Figure)>,
 }
 
-/// Measures `workloads` with one broker each, alternating with their ceilings if that is asked for.
+/// Measures `workloads` with one broker each, alternating with their ceilings if that is asked for,
+/// and adds each that is done to `document`.
 ///
 /// # Errors
-/// A run fails. What was measured until then is lost: figures of a machine in trouble are none.
+/// A run fails. What was measured of that workload is lost.
+///
+/// # Cancel safety
+/// Dropped, it leaves the workloads that were done in `document`.
 pub async fn run(
+    document: &mut Document,
     workloads: &[Workload],
     broker: &BrokerArgs,
     args: &SessionArgs,
     against_ceiling: bool,
-) -> Result<Document> {
-    let mut document = document(&broker.dir)?;
+) -> Result<()> {
     for workload in workloads {
         let mut product = Product::start(broker, !args.quiet)?;
         let measured = if against_ceiling {
@@ -66,7 +70,7 @@ pub async fn run(
         document.runs.extend(runs);
         document.comparisons.extend(comparisons);
     }
-    Ok(document)
+    Ok(())
 }
 
 /// Measures the ceilings alone.

@@ -140,8 +140,17 @@ async fn kill_among_topics(options: &BrokerOptions, round: usize) {
 
 async fn all_topics(raw: &Raw) -> Vec<riverrun_proto::rpc::v1::Topic> {
     use riverrun_proto::rpc::v1;
-    let answer = raw.metadata.clone().get_topics(v1::GetTopicsRequest::default()).await;
-    let results = answer.expect("it is up").into_inner().topics;
+    let mut results = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::GetTopicsRequest { page_token, ..Default::default() };
+        let answer = raw.metadata.clone().get_topics(request).await.expect("it is up").into_inner();
+        results.extend(answer.topics);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
     results
         .into_iter()
         .map(|result| match result.outcome {

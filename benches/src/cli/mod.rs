@@ -2,6 +2,7 @@
 
 mod compare;
 mod report;
+mod restart;
 mod workload_args;
 
 use std::{
@@ -72,6 +73,8 @@ enum Command {
     Suite(SuiteArgs),
     /// The product beside another broker, in turn, each under its own load generator
     Compare(Box<compare::CompareArgs>),
+    /// How soon a broker serves again after an orderly end or a kill, and what it takes when idle
+    Restart(restart::RestartArgs),
     /// Plots and a Markdown table of results
     Report(report::ReportArgs),
     /// The server behind `ceiling`
@@ -157,6 +160,7 @@ impl Cli {
             Command::Ceiling(args) => measure_ceilings(&args),
             Command::Suite(args) => measure_suite(&args),
             Command::Compare(args) => compare::run(*args),
+            Command::Restart(args) => restart::run(&args),
             Command::Report(args) => report::run(&args),
             Command::AsNull(args) => ceiling::serve(&args),
             Command::AsBroker { arguments } => return as_broker(arguments),
@@ -173,8 +177,14 @@ fn measure(args: &RunArgs, kind: Kind) -> Result<()> {
 
 fn measure_all(workloads: &[Workload], args: &RunArgs) -> Result<()> {
     let RunArgs { broker, session, against_ceiling, .. } = args;
-    let document = block_on(session::run(workloads, broker, session, *against_ceiling))?;
-    tell(&document, session)
+    let mut document = session::document(&broker.dir)?;
+    let measuring = session::run(&mut document, workloads, broker, session, *against_ceiling);
+    let outcome = block_on(measuring);
+    if document.runs.is_empty() {
+        return outcome;
+    }
+    // What was done before something failed, or before Ctrl-C, is told.
+    outcome.and(tell(&document, session))
 }
 
 fn measure_ceilings(args: &CeilingArgs) -> Result<()> {
