@@ -15,7 +15,7 @@ use riverrun_proto::{
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, transport::Channel};
 
-use super::{dial::dial, hello::Card, transport::Locate};
+use super::{connect::dial, hello::Card, transport::Locate};
 use crate::{
     controller::{
         LeaderCalls, QuorumError,

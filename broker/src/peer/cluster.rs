@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
 use super::{
-    dial::{Backoff, dial},
+    connect::{Backoff, dial},
     hello::{Card, VERSION},
 };
 use crate::controller::{MetaQuorum, raft::RaftQuorum};

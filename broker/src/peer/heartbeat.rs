@@ -17,7 +17,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    dial::{Backoff, dial},
+    connect::{Backoff, dial},
     hello::Card,
     transport::Locate,
 };

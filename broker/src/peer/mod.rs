@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`hello`] | the first word between two nodes, and when it is refused |
-//! | [`dial`] | connections: how they are made, when they are given up |
+//! | [`connect`] | connections: how they are made, when they are given up |
 //! | [`transport`] | [`PeerTransport`]: messages of the metadata quorum |
 //! | [`calls`] | [`PeerCalls`]: what is asked of the quorum's leader |
 //! | [`heartbeat`] | this broker is there, said to the quorum's leader |
@@ -15,7 +15,7 @@
 
 pub mod calls;
 pub mod cluster;
-pub mod dial;
+pub mod connect;
 pub mod heartbeat;
 pub mod hello;
 pub mod transport;

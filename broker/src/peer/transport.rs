@@ -33,7 +33,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    dial::{Backoff, dial},
+    connect::{Backoff, dial},
     hello::Card,
 };
 use crate::controller::{
