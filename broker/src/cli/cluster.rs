@@ -164,7 +164,7 @@ fn findings(cluster: &ClusterDescription) -> Vec<String> {
         );
     }
     let voters = votes(&cluster.nodes);
-    if voters > 0 && voters % 2 == 0 {
+    if voters > 0 && voters.is_multiple_of(2) {
         findings.push(format!(
             "{voters} voters survive no more losses than {} would: add or remove one",
             voters - 1

@@ -81,7 +81,7 @@ pub async fn find(
             tracing::info!("{waits_for}");
             said = waits_for;
         }
-        sleep(backoff.next()).await;
+        sleep(backoff.pause()).await;
     }
 }
 
@@ -230,7 +230,7 @@ pub async fn join(
                 }
             }
         }
-        sleep(backoff.next()).await;
+        sleep(backoff.pause()).await;
     }
 }
 

@@ -108,7 +108,7 @@ impl Heart {
                 report(leader.node, &why);
             }
             // Until it may be asked again, or another leads.
-            let _ = timeout(backoff.next(), leads.wait_for(|now| *now != known)).await;
+            let _ = timeout(backoff.pause(), leads.wait_for(|now| *now != known)).await;
             if leads.has_changed().is_err() {
                 return;
             }

@@ -282,7 +282,7 @@ async fn talk(shared: Weak<Shared>, peer: Arc<Peer>) {
         alive.drop_messages(peer.clear());
         drop(alive);
         report(&peer.to, &failures, &mut said);
-        sleep(backoff.next()).await;
+        sleep(backoff.pause()).await;
     }
 }
 
