@@ -5,8 +5,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 const PROTOS: &[&str] = &[
+    "riverrun/internal/v1/broker.proto",
+    "riverrun/internal/v1/quorum.proto",
     "riverrun/internal/v1/replication.proto",
     "riverrun/v1/admin_service.proto",
+    "riverrun/v1/cluster_service.proto",
     "riverrun/v1/consume_service.proto",
     "riverrun/v1/error.proto",
     "riverrun/v1/metadata_service.proto",

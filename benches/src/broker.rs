@@ -168,6 +168,7 @@ impl Broker {
         for setting in [
             "network.grpc.listen=127.0.0.1:0",
             "network.http.listen=127.0.0.1:0",
+            "network.internal.listen=127.0.0.1:0",
             &format!("broker.data.dir={data}"),
             "telemetry.log.filter=warn",
         ] {

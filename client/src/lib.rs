@@ -72,8 +72,9 @@ pub use self::producer::simulation;
 pub use self::{
     address::{Address, DEFAULT_PORT},
     admin::{
-        Admin, AlterConfigs, ConfigEntry, CreateTopic, ListedOffset, PartitionOffsets,
-        TopicDescription, TopicPage,
+        Admin, AlterConfigs, BrokerPresence, BrokerState, ClusterDescription, ConfigEntry,
+        CreateTopic, ListedOffset, PartitionOffsets, QuorumNode, QuorumRole, TopicDescription,
+        TopicPage,
     },
     client::{Client, ClientBuilder},
     config::{Acks, Durability},

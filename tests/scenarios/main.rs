@@ -15,6 +15,7 @@ mod network;
 mod observing;
 mod overload;
 mod python;
+mod quorum;
 mod retention;
 
 use std::{io::Write, path::Path};

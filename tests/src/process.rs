@@ -40,6 +40,7 @@ pub struct BrokerOptions {
     data: PathBuf,
     grpc_port: u16,
     http_port: u16,
+    internal_port: u16,
     settings: Vec<String>,
 }
 
@@ -52,6 +53,15 @@ pub struct BrokerProcess {
     http: SocketAddr,
     log: LogLines,
     ended: bool,
+}
+
+/// A broker process that may not serve yet. Killed when dropped.
+#[derive(Debug)]
+pub struct Starting {
+    child: Option<Child>,
+    data: PathBuf,
+    log: Option<LogLines>,
+    said: mpsc::Receiver<String>,
 }
 
 /// How a broker that did not start ended.
@@ -80,6 +90,7 @@ impl BrokerOptions {
             data: data.into(),
             grpc_port: free_port(),
             http_port: free_port(),
+            internal_port: free_port(),
             settings: Vec::new(),
         }
     }
@@ -96,12 +107,18 @@ impl BrokerOptions {
     pub fn on_other_ports(mut self) -> Self {
         self.grpc_port = free_port();
         self.http_port = free_port();
+        self.internal_port = free_port();
         self
     }
 
     /// Where clients will find it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Where other nodes will find it.
+    pub fn internal_address(&self) -> String {
+        format!("127.0.0.1:{}", self.internal_port)
     }
 
     /// Its data directory.
@@ -116,6 +133,7 @@ impl BrokerOptions {
             .arg("serve")
             .args(["--set", &format!("network.grpc.listen=127.0.0.1:{}", self.grpc_port)])
             .args(["--set", &format!("network.http.listen=127.0.0.1:{}", self.http_port)])
+            .args(["--set", &format!("network.internal.listen=127.0.0.1:{}", self.internal_port)])
             .args(["--set", &format!("broker.data.dir={}", self.data.display())])
             .args(["--set", "telemetry.log.format=json"]);
         for setting in &self.settings {
@@ -131,24 +149,15 @@ impl BrokerOptions {
     /// # Panics
     /// If it ends or hangs instead; with what it said.
     pub fn start(&self) -> BrokerProcess {
+        self.spawn().ready()
+    }
+
+    /// Starts it; it may take others to get ready.
+    pub fn spawn(&self) -> Starting {
         let mut child = self.command().spawn().expect("the binary under test exists");
-        let mut log = LogLines::of(child.stderr.take().expect("piped"));
+        let log = LogLines::of(child.stderr.take().expect("piped"));
         let said = lines_of(child.stdout.take().expect("piped"));
-        loop {
-            match said.recv_timeout(HANG) {
-                Ok(line) => {
-                    if let Some((grpc, http)) = ready_line(&line) {
-                        let data = self.data.clone();
-                        return BrokerProcess { child, data, grpc, http, log, ended: false };
-                    }
-                }
-                Err(error) => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    panic!("the broker did not get ready ({error}):\n{}", log.read_to_the_end());
-                }
-            }
-        }
+        Starting { child: Some(child), data: self.data.clone(), log: Some(log), said }
     }
 
     /// Starts a broker that must refuse to start.
@@ -169,6 +178,43 @@ impl BrokerOptions {
         }
         let status = child.wait().expect("it was ours to wait for");
         Refusal { status, said: log.read_to_the_end() }
+    }
+}
+
+// === impl Starting ===
+
+impl Starting {
+    /// Waits until it serves.
+    ///
+    /// # Panics
+    /// If it ends or hangs instead; with what it said.
+    pub fn ready(mut self) -> BrokerProcess {
+        let mut child = self.child.take().expect("it is waited for once");
+        let mut log = self.log.take().expect("it is waited for once");
+        loop {
+            match self.said.recv_timeout(HANG) {
+                Ok(line) => {
+                    if let Some((grpc, http)) = ready_line(&line) {
+                        let data = self.data.clone();
+                        return BrokerProcess { child, data, grpc, http, log, ended: false };
+                    }
+                }
+                Err(error) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("the broker did not get ready ({error}):\n{}", log.read_to_the_end());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

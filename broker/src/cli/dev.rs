@@ -40,6 +40,8 @@ pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
         ("broker.auto.create.topics.enable", "RIVERRUN_BROKER_AUTO_CREATE_TOPICS_ENABLE", "true"),
         ("telemetry.log.filter", "RIVERRUN_LOG", "warn"),
         ("telemetry.log.format", "RIVERRUN_TELEMETRY_LOG_FORMAT", "human"),
+        // Alone: nobody needs to find it there.
+        ("network.internal.listen", "RIVERRUN_NETWORK_INTERNAL_LISTEN", "127.0.0.1:0"),
     ] {
         if env::var_os(variable).is_none() {
             flags.push(format!("{key}={value}"));

@@ -6,6 +6,7 @@
 //! quietly; Ctrl-C ends it in order.
 
 mod acknowledged;
+mod cluster;
 mod completions;
 mod consume;
 mod consume_range;
@@ -87,6 +88,8 @@ enum Command {
     Demo(demo::DemoArgs),
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     #[command(subcommand)]
@@ -117,6 +120,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args, &session),
             Command::Dev(args) => dev::run(&args, &session),
             Command::Demo(args) => demo::run(&args, &session),
+            Command::Cluster(command) => block_on(cluster::run(command, &session)),
             Command::Topic(command) => block_on(topic::run(command, &session)),
             Command::Produce(args) => block_on(produce::run(args, &session)),
             Command::Consume(args) => block_on(consume::run(args, &session)),

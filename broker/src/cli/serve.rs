@@ -29,6 +29,8 @@ Examples:
   riverrun serve -c /etc/riverrun/broker.toml
   riverrun serve --set broker.data.dir=/var/lib/riverrun --set network.grpc.listen=127.0.0.1:9190
   riverrun serve -c broker.toml --check          is it right? what will be in force?
+  riverrun serve --set broker.node.id=2 --set controller.quorum.bootstrap.servers=node-1:9192
+                                                 a second node of node 1's cluster
 
 The strongest wins: defaults < file < environment (RIVERRUN_NETWORK_GRPC_LISTEN=...) < flags.
 SIGTERM and Ctrl-C stop it in order; a second one at once (records acknowledged are safe
@@ -69,6 +71,7 @@ pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
         tracing::info!(
             grpc = %server.grpc_address(),
             http = %server.http_address(),
+            internal = %server.internal_address(),
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );

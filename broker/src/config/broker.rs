@@ -45,6 +45,15 @@ section! {
     /// `riverrun dev` turns it on.
     "auto.create.topics.enable" => auto_create_topics_enable: bool = false;
 
+    /// A broker that was not heard from for so long is fenced: others lead its partitions. Of the
+    /// node that leads the metadata quorum; the same on all nodes.
+    "session.timeout.ms" => session_timeout_ms: Duration = Duration::from_secs(6),
+        in Duration::from_secs(1) => Duration::from_secs(600);
+
+    /// How often a broker says that it is there. A few times within the session timeout.
+    "heartbeat.interval.ms" => heartbeat_interval_ms: Duration = Duration::from_millis(500),
+        in Duration::from_millis(50) => Duration::from_secs(60);
+
     /// How long a stopping broker lets calls in flight finish and streams reconnect elsewhere
     /// before it closes their connections. Acknowledged records are safe either way.
     "shutdown.drain.ms" => shutdown_drain_ms: Duration = Duration::from_secs(30),

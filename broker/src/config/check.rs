@@ -6,7 +6,7 @@ use super::{
     Config,
     load::Origins,
     problem::{Origin, Problem, Problems},
-    units::ByteSize,
+    units::{ByteSize, show_duration},
 };
 
 /// A problem between keys: the key to report it at, what is wrong, what would be right.
@@ -34,6 +34,7 @@ impl Config {
         self.addresses(&mut findings);
         self.memory(&mut findings);
         self.windows(&mut findings);
+        self.sessions(&mut findings);
         self.topics(&mut findings);
         findings
     }
@@ -47,6 +48,7 @@ impl Config {
         let listens = [
             ("network.grpc.listen", network.grpc_listen),
             ("network.http.listen", network.http_listen),
+            ("network.internal.listen", network.internal_listen),
         ];
         for (key, address) in listens {
             if !address.ip().to_canonical().is_loopback() {
@@ -71,6 +73,23 @@ impl Config {
                 "network.http.listen",
                 format!("{} is the gRPC port already", network.http_listen),
                 "give it a port of its own, such as 9191",
+            ));
+        }
+        for (other, what) in [(network.grpc_listen, "gRPC"), (network.http_listen, "HTTP")] {
+            if collide(network.internal_listen, other) {
+                findings.push((
+                    "network.internal.listen",
+                    format!("{} is the {what} port already", network.internal_listen),
+                    "give it a port of its own, such as 9192",
+                ));
+            }
+        }
+        let internal = network.internal_listen.ip();
+        if internal.is_unspecified() && network.internal_advertised_host.is_none() {
+            findings.push((
+                "network.internal.advertised.host",
+                format!("other nodes would be told to dial {internal}"),
+                "set it to the name or address by which they reach this one",
             ));
         }
         if network.grpc_listen.ip().is_unspecified() && network.advertised_host.is_none() {
@@ -100,6 +119,24 @@ impl Config {
                      makes {sum}%"
                 ),
                 "the shares of the memory budget must not exceed 100 together",
+            ));
+        }
+    }
+
+    /// Heartbeats that fit into a session.
+    fn sessions(&self, findings: &mut Vec<Finding>) {
+        let (interval, session) =
+            (self.broker.heartbeat_interval_ms, self.broker.session_timeout_ms);
+        if interval.saturating_mul(2) > session {
+            findings.push((
+                "broker.heartbeat.interval.ms",
+                format!(
+                    "{} is more than half of broker.session.timeout.ms, {}: one heartbeat that is \
+                     late fences the broker",
+                    show_duration(interval),
+                    show_duration(session)
+                ),
+                "keep it below half, better a tenth",
             ));
         }
     }

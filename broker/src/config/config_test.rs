@@ -28,6 +28,7 @@ fn keys_and_fields_have_the_same_names() {
     let tables = [
         BrokerConfig::FIELDS,
         NetworkConfig::FIELDS,
+        ControllerConfig::FIELDS,
         LogConfig::FIELDS,
         TopicDefaults::FIELDS,
         ProduceConfig::FIELDS,
@@ -244,9 +245,15 @@ fn listening_to_the_world_needs_a_word() {
 
 #[test]
 fn contradictions_are_found() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["network.http.listen=127.0.0.1:9190"], "network.http.listen"),
         (&["network.grpc.listen=0.0.0.0:9190", "network.insecure=true"], "network.advertised.host"),
+        (&["network.internal.listen=127.0.0.1:9191"], "network.internal.listen"),
+        (
+            &["network.internal.listen=0.0.0.0:9192", "network.insecure=true"],
+            "network.internal.advertised.host",
+        ),
+        (&["broker.heartbeat.interval.ms=4s"], "broker.heartbeat.interval.ms"),
         (&["broker.memory.budget=1MiB"], "broker.memory.budget"),
         (&["produce.admission.percent=90"], "produce.admission.percent"),
         (&["network.http2.stream.window.bytes=32MiB"], "network.http2.stream.window.bytes"),

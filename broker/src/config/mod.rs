@@ -8,6 +8,7 @@
 
 mod broker;
 mod check;
+mod controller;
 mod fetch;
 mod load;
 mod log;
@@ -24,6 +25,7 @@ mod units;
 mod value;
 
 pub use broker::{BrokerConfig, MEMORY_BUDGET_MIN};
+pub use controller::ControllerConfig;
 pub use fetch::FetchConfig;
 pub use log::LogConfig;
 pub use network::{GRPC_PORT, HTTP_PORT, INTERNAL_PORT, NetworkConfig};
@@ -37,7 +39,7 @@ pub use topic::{
 };
 pub use topic_overrides::{TopicConfigEntry, TopicOverrides};
 pub use units::{ByteSize, InvalidUnit, parse_duration, show_duration};
-pub use value::{LogFilter, LogFormat, MemoryBudget};
+pub use value::{LogFilter, LogFormat, MemoryBudget, ServerList};
 
 use section::{Section, SetError};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Where it listens, what it tells clients to dial, what a connection may take.
     pub network: NetworkConfig,
+    /// The metadata quorum, and how it is found.
+    pub controller: ControllerConfig,
     /// How segments are written, flushed and cleaned.
     pub log: LogConfig,
     /// Defaults of all topics.
@@ -73,10 +77,11 @@ impl Config {
         self.sections().into_iter().find_map(|(_, section)| section.get(key))
     }
 
-    fn sections(&self) -> [(&'static str, &dyn Section); 7] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 8] {
         [
             ("broker", &self.broker),
             ("network", &self.network),
+            ("controller", &self.controller),
             ("log", &self.log),
             ("topic", &self.topic),
             ("produce", &self.produce),
@@ -89,6 +94,7 @@ impl Config {
         let section: &mut dyn Section = match key.split('.').next() {
             Some("broker") => &mut self.broker,
             Some("network") => &mut self.network,
+            Some("controller") => &mut self.controller,
             Some("log") => &mut self.log,
             Some("topic") => &mut self.topic,
             Some("produce") => &mut self.produce,

@@ -31,8 +31,16 @@ section! {
     /// Address of the HTTP port with /metrics, /healthz and /readyz.
     "http.listen" => http_listen: SocketAddr = loopback(HTTP_PORT);
 
-    /// Address of the port between brokers. Reserved: this version runs alone and does not bind it.
+    /// Address of the port between nodes. Whoever reaches it is believed: only nodes of the cluster
+    /// may. Anything but loopback needs `network.insecure`, as above.
     "internal.listen" => internal_listen: SocketAddr = loopback(INTERNAL_PORT);
+
+    /// Host that other nodes are told to dial. Empty: the address of the internal port; must be set
+    /// where that is 0.0.0.0 or `[::]`.
+    "internal.advertised.host" => internal_advertised_host: Option<String> = None;
+
+    /// Port that other nodes are told to dial. 0: the one that is bound.
+    "internal.advertised.port" => internal_advertised_port: u16 = 0;
 
     /// Host that clients are told to dial. Empty: the address of the gRPC port; must be set where
     /// that is 0.0.0.0 or `[::]`, which nobody can dial.

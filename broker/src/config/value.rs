@@ -261,6 +261,41 @@ impl Value for Option<String> {
     }
 }
 
+/// Where others are: `host:port`, comma-separated.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerList(Vec<String>);
+
+impl ServerList {
+    /// Each of them, in order.
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl Value for ServerList {
+    fn expects() -> String {
+        "host:port, comma-separated; empty for none".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let servers = text.split(',').map(str::trim).filter(|server| !server.is_empty());
+        let checked = servers.map(|server| {
+            let (host, port) = server.rsplit_once(':').unwrap_or_default();
+            let is_address = port.parse::<u16>().is_ok_and(|port| port > 0)
+                && !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._[]:".contains(c));
+            is_address.then(|| server.to_owned()).ok_or_else(|| {
+                format!("{server:?} is no host with a port, such as node-1.example:9192")
+            })
+        });
+        Ok(Self(checked.collect::<Result<_, _>>()?))
+    }
+
+    fn show(&self) -> String {
+        self.0.join(",")
+    }
+}
+
 impl Value for MemoryBudget {
     fn expects() -> String {
         "a share such as 25%, or a size such as 2GiB".to_owned()
@@ -338,6 +373,7 @@ mod tests {
         reads_back::<Option<Duration>>(&["-1", "0", "7d", "1001"]);
         reads_back::<SocketAddr>(&["127.0.0.1:0", "[::]:9190"]);
         reads_back::<Option<String>>(&["", "eu-1a"]);
+        reads_back::<ServerList>(&["", "a:1", "node-1.example:9192,10.0.0.2:9192", "[::1]:9192"]);
         reads_back::<MemoryBudget>(&["25%", "2GiB", "90%"]);
         reads_back::<LogFilter>(&["info", "warn,riverrun_broker::log=debug"]);
         reads_back::<LogFormat>(&["auto", "human", "json"]);
@@ -354,6 +390,9 @@ mod tests {
         assert!(PathBuf::parse("").is_err());
         assert!(LogFilter::parse("info,=,=").is_err());
         assert!(Option::<String>::parse("two words").is_err());
+        for bad in ["node-1", ":9192", "a:0", "a:99999", "http://a:1", "a b:1"] {
+            assert!(ServerList::parse(bad).unwrap_err().contains("no host"), "{bad}");
+        }
     }
 
     #[test]

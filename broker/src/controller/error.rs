@@ -62,7 +62,8 @@ impl QuorumError {
 }
 
 fn leader_hint(leader: Option<BrokerId>) -> String {
-    leader.map_or_else(|| "; nobody does now".into(), |leader| format!("; {leader:?} does"))
+    let nobody = || "; nobody does now: a majority of its voters must be up".into();
+    leader.map_or_else(nobody, |leader| format!("; {leader:?} does"))
 }
 
 /// Why a data directory's metadata cannot be used. Nothing was changed, save that leftovers of an

@@ -147,6 +147,16 @@ impl Voter {
 pub struct VoterId(pub(super) u64);
 
 impl VoterId {
+    /// From its number, as it stands on the wire.
+    pub const fn new(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
     pub(super) fn of(directory: DirectoryId) -> Self {
         let [bytes @ .., _, _, _, _, _, _, _, _] = *directory.as_bytes();
         Self(u64::from_le_bytes(bytes).max(1))

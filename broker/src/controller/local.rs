@@ -1,4 +1,6 @@
-//! A quorum of one: the metadata log of a broker that has no peers.
+//! A quorum of one, as the first version ran it: for tests alone. It writes directories as that
+//! version did, which [`RaftQuorum`](super::raft::RaftQuorum) has to open, and the test that takes
+//! away each sync of the metadata log runs on it, for nothing in it happens by chance.
 //!
 //! One thread owns the log. It takes all proposals that wait, writes them as one group, syncs once,
 //! applies them in order, answers. It leads as soon as the log is open, in the term of the log. The
@@ -32,9 +34,10 @@ use self::{inbox::Inbox, worker::Worker};
 use super::{
     applied,
     error::{OpenError, QuorumError},
-    frame::{EntryKind, VoterId},
+    frame::{EntryKind, Voter, VoterId},
     meta_properties::MetaProperties,
     quorum::{Accepted, Leader, MetaQuorum},
+    raft::{ChangeError, Step, Voters},
     store::{MetaStore, Recovered},
     subscription::{Publisher, Subscription},
 };
@@ -50,14 +53,14 @@ const INBOX_BYTES_MIN: usize = record::RECORD_BYTES_MAX + PROPOSAL_OVERHEAD_BYTE
 
 /// Bounds of a quorum of one.
 #[derive(Debug, Clone, Copy)]
-pub struct LocalOptions {
+pub(crate) struct LocalOptions {
     /// Bytes of proposals under way, and so of what one sync has to write. One record of the
     /// largest kind always fits.
-    pub inbox_bytes: usize,
+    pub(crate) inbox_bytes: usize,
     /// A snapshot is made after so many entries: what a start replays.
-    pub snapshot_entries: u64,
+    pub(crate) snapshot_entries: u64,
     /// A snapshot is made when the log file has so many bytes.
-    pub snapshot_bytes: u64,
+    pub(crate) snapshot_bytes: u64,
 }
 
 impl Default for LocalOptions {
@@ -72,24 +75,25 @@ impl Default for LocalOptions {
 
 /// What the log has done since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LocalStats {
+pub(crate) struct LocalStats {
     /// Entries written.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Of these, commands that were rejected.
-    pub rejected: u64,
+    pub(crate) rejected: u64,
     /// Groups, each with one sync.
-    pub groups: u64,
+    pub(crate) groups: u64,
     /// Snapshots made.
-    pub snapshots: u64,
+    pub(crate) snapshots: u64,
     /// Snapshots and groups that met a full disk.
-    pub disk_full: u64,
+    pub(crate) disk_full: u64,
     /// Bytes of proposals under way at the moment.
-    pub inbox_bytes: usize,
+    pub(crate) inbox_bytes: usize,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub struct LocalQuorum {
+pub(crate) struct LocalQuorum {
+    me: Voter,
     shared: Arc<Shared>,
     budget: Arc<Semaphore>,
     inbox_bytes: usize,
@@ -130,7 +134,7 @@ struct Proposal {
 impl LocalQuorum {
     /// Opens the log of a formatted data directory and leads it. Blocks while it reads the log;
     /// everything the image then has is durable. The caller holds the directory's lock.
-    pub fn open(
+    pub(crate) fn open(
         disk: Arc<dyn Disk>,
         data_dir: &Path,
         identity: &MetaProperties,
@@ -153,6 +157,7 @@ impl LocalQuorum {
             .map_err(OpenError::io("cannot start the thread of", data_dir))?;
         let inbox_bytes = options.inbox_bytes.clamp(INBOX_BYTES_MIN, Semaphore::MAX_PERMITS);
         Ok(Self {
+            me: Voter::new(identity.node, identity.directory),
             shared,
             budget: Arc::new(Semaphore::new(inbox_bytes)),
             inbox_bytes,
@@ -162,7 +167,7 @@ impl LocalQuorum {
     }
 
     /// Takes no more proposals, finishes those it has, and lets go of the directory. Idempotent.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         self.stop_taking();
         let mut leader = self.leader.clone();
         // Closed when the thread is at its end, with nothing of the directory open.
@@ -171,7 +176,7 @@ impl LocalQuorum {
     }
 
     /// Counters for metrics.
-    pub fn stats(&self) -> LocalStats {
+    pub(crate) fn stats(&self) -> LocalStats {
         let counters = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LocalStats {
@@ -251,6 +256,15 @@ impl MetaQuorum for LocalQuorum {
 
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.leader.clone()
+    }
+
+    fn voters(&self) -> Voters {
+        Voters { voting: vec![self.me], listening: Vec::new(), leaving: Vec::new() }
+    }
+
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>> {
+        let refused = format!("this quorum has one node and stays as it is: {steps:?}");
+        Box::pin(async { Err(ChangeError::Refused(refused)) })
     }
 }
 

@@ -121,6 +121,7 @@ async fn without_thread(disk: &SimDisk, options: LocalOptions) -> (LocalQuorum, 
     let (leads, leader) = watch::channel(Some(Leader { node: NODE, term: 1 }));
     let worker = Worker::new(store, Arc::clone(&shared), leads, options);
     let idle = LocalQuorum {
+        me: quorum.me,
         shared,
         budget: Arc::new(Semaphore::new(options.inbox_bytes)),
         inbox_bytes: options.inbox_bytes,

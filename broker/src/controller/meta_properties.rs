@@ -48,6 +48,11 @@ pub struct MetaProperties {
 }
 
 impl MetaProperties {
+    /// Whether the directory says whose it is. Blocks.
+    pub fn exist(disk: &dyn Disk, data_dir: &Path) -> Result<bool, OpenError> {
+        Ok(Self::read(disk, &data_dir.join(META_PROPERTIES))?.is_some())
+    }
+
     /// Reads whose directory it is; formats one that was never used, as a new cluster, or as
     /// `cluster` where that is given. Blocks. Durable when it returns. `data_dir` exists and is
     /// locked by the caller.

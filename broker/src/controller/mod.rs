@@ -15,28 +15,35 @@
 //! | [`topics`], [`placement`] | what is decided, pure |
 //! | [`producer_ids`] | producer ids in blocks |
 //! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
-//! | [`local`] | [`LocalQuorum`]: one node |
-//! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): several nodes, or one that may become several |
-//! | `applied` | what an entry does to the image, for both |
+//! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): a node of the quorum, which may be all there is of it |
+//! | `local` | the first version's quorum of one; tests only |
+//! | [`cluster`] | [`ClusterQuorum`]: asked on any node, answered by the leader |
+//! | [`liveness`] | which brokers are there: pure decisions of the leader |
+//! | [`addresses`] | where nodes are reached |
+//! | `applied` | what an entry does to the image |
 //! | [`subscription`] | images and deltas for those who follow |
 //! | `store`, `wal`, `frame` | the log on disk: directory, file, bytes |
 //! | [`meta_properties`] | whose data directory it is; formatting |
 //! | [`error`] | what can go wrong |
 //!
 //! # Starting
-//! [`MetaProperties::open_or_format`], [`LocalQuorum::open`], propose a
+//! [`MetaProperties::open_or_format`], [`RaftQuorum::open`](raft::RaftQuorum::open), propose a
 //! [`RegisterBroker`](crate::metadata::command::RegisterBroker) with this process's incarnation, then
 //! [`MetaQuorum::subscribe`] and run what [`Subscription::start`] shows. The registration comes
 //! first: it moves every partition this broker leads into a leader epoch in which nothing was
 //! written yet.
 
+pub mod addresses;
 mod applied;
+pub mod cluster;
 pub mod error;
 mod frame;
 #[cfg(test)]
 mod golden_test;
 pub mod handle;
-pub mod local;
+pub mod liveness;
+#[cfg(test)]
+pub(crate) mod local;
 pub mod meta_properties;
 pub mod placement;
 pub mod producer_ids;
@@ -49,10 +56,14 @@ pub(crate) mod test_support;
 pub mod topics;
 mod wal;
 
+pub use addresses::Addresses;
+pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};
-pub use local::{LocalOptions, LocalQuorum};
+pub use liveness::{Heartbeat, Liveness};
+#[cfg(test)]
+pub(crate) use local::{LocalOptions, LocalQuorum};
 pub use meta_properties::MetaProperties;
 pub use producer_ids::ProducerIds;
-pub use quorum::{Accepted, Leader, MetaQuorum};
+pub use quorum::{Accepted, Judged, Leader, MetaQuorum};
 pub use subscription::{Change, Subscription, Update};

@@ -1,4 +1,4 @@
-//! What the broker asks of the metadata quorum, be it one node or several.
+//! What the broker asks of the metadata quorum.
 
 use std::{fmt, sync::Arc};
 
@@ -6,8 +6,12 @@ use futures::future::BoxFuture;
 use riverrun_proto::ids::BrokerId;
 use tokio::sync::watch;
 
-use super::{error::QuorumError, subscription::Subscription};
-use crate::metadata::{Command, MetadataImage, MetadataOffset, Reply};
+use super::{
+    error::QuorumError,
+    raft::{ChangeError, Step, Voters},
+    subscription::Subscription,
+};
+use crate::metadata::{Command, MetadataImage, MetadataOffset, Rejection, Reply};
 
 /// The metadata log and its newest image.
 ///
@@ -18,10 +22,10 @@ use crate::metadata::{Command, MetadataImage, MetadataOffset, Reply};
 /// ```
 ///
 /// Whoever was answered sees his own change: in [`image`](MetaQuorum::image) on this node at once,
-/// in the deltas of every subscriber at its turn. Implementations: [`LocalQuorum`], a quorum of one;
-/// [`RaftQuorum`], of several.
+/// in the deltas of every subscriber at its turn. Implementations: [`RaftQuorum`], a node of the
+/// quorum; [`ClusterQuorum`], which asks the node that leads.
 ///
-/// [`LocalQuorum`]: super::local::LocalQuorum
+/// [`ClusterQuorum`]: super::cluster::ClusterQuorum
 /// [`RaftQuorum`]: super::raft::RaftQuorum
 pub trait MetaQuorum: fmt::Debug + Send + Sync {
     /// Writes a command, and answers when it was applied. Waits while too much is under way.
@@ -48,6 +52,12 @@ pub trait MetaQuorum: fmt::Debug + Send + Sync {
 
     /// Who leads, as far as known here; changes of it.
     fn leader(&self) -> watch::Receiver<Option<Leader>>;
+
+    /// Who votes, listens, or is about to, as far as known here.
+    fn voters(&self) -> Voters;
+
+    /// Changes who votes. Safe to repeat.
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>>;
 }
 
 /// A command that was applied.
@@ -57,6 +67,24 @@ pub struct Accepted {
     pub offset: MetadataOffset,
     /// The answer.
     pub reply: Reply,
+}
+
+/// A command that has its place in the log for good, whatever became of it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    /// Where in the log.
+    pub offset: MetadataOffset,
+    /// The answer, or why the image would not have it.
+    pub outcome: Result<Reply, Rejection>,
+}
+
+impl Judged {
+    /// For whoever asked for it.
+    pub fn accepted(self) -> Result<Accepted, QuorumError> {
+        let Self { offset, outcome } = self;
+        let accepted = outcome.map(|reply| Accepted { offset, reply });
+        accepted.map_err(QuorumError::Rejected)
+    }
 }
 
 /// The leader of the quorum.

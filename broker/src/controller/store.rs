@@ -213,6 +213,7 @@ impl MetaStore {
     }
 
     /// Appends entries in one group. When this returns they are durable.
+    #[cfg(test)]
     pub(super) fn append(&mut self, entries: Vec<Entry>) -> Result<(), AppendError> {
         let group: Vec<_> = entries.into_iter().map(Item::Entry).collect();
         self.wal.append(&group)
@@ -242,6 +243,7 @@ impl MetaStore {
 
     /// Makes a snapshot, and begins a new log file after it. `image` must have all entries.
     /// [`AppendError::Full`] leaves everything as it was.
+    #[cfg(test)]
     pub(super) fn checkpoint(&mut self, image: &MetadataImage) -> Result<(), AppendError> {
         let index = image.offset().get();
         let mark = Mark { index, term: self.hard_state.term };
@@ -339,16 +341,19 @@ impl MetaStore {
         self.snapshot
     }
 
+    #[cfg(test)]
     pub(super) fn term(&self) -> u64 {
         self.hard_state.term
     }
 
     /// What the snapshot has.
+    #[cfg(test)]
     pub(super) fn snapshot_offset(&self) -> MetadataOffset {
         MetadataOffset::new(self.snapshot.index).expect("its image has this offset")
     }
 
     /// Bytes of the log file.
+    #[cfg(test)]
     pub(super) fn wal_bytes(&self) -> u64 {
         self.wal.len()
     }

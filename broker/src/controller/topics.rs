@@ -2,7 +2,10 @@
 //! ids and defaults come in as arguments. The command is judged again when it is applied; what is
 //! refused here is refused without costing an entry of the log, and in words for the one who asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use riverrun_proto::{
     ids::{BrokerId, InvalidTopicName, TopicId, TopicName},
@@ -14,7 +17,7 @@ use super::placement::place;
 use crate::{
     config::{BrokerConfig, Problems, TopicDefaults, TopicOverrides},
     metadata::{
-        Command, MetadataImage, Topic,
+        Broker, Command, MetadataImage, Presence, Topic,
         command::{AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic},
         partition::REPLICATION_FACTOR_MAX,
     },
@@ -157,7 +160,12 @@ impl TopicPolicy {
         count: u32,
         replication_factor: usize,
     ) -> Result<Vec<Vec<BrokerId>>, TopicError> {
-        let brokers: Vec<_> = image.brokers().map(|broker| broker.id).collect();
+        // Whoever is away, or about to go, gets nothing new where others are there.
+        let active = |broker: &&Arc<Broker>| broker.presence == Presence::Active;
+        let mut brokers: Vec<_> = image.brokers().filter(active).map(|broker| broker.id).collect();
+        if brokers.len() < replication_factor {
+            brokers = image.brokers().map(|broker| broker.id).collect();
+        }
         let existing: u64 = image
             .topics()
             .map(|topic| u64::from(topic.partition_count()) * topic.replication_factor() as u64)

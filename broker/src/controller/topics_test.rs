@@ -3,7 +3,9 @@ use riverrun_proto::limits::TOPIC_NAME_CHARS_MAX;
 use super::*;
 use crate::metadata::{
     TopicVersion,
-    test_support::{after, apply, configs, create, level_1, name, register, topic_id},
+    test_support::{
+        after, apply, configs, create, level_1, level_2, name, register, stand, topic_id,
+    },
 };
 
 fn policy() -> TopicPolicy {
@@ -42,6 +44,21 @@ fn a_topic_with_nothing_said() {
     assert_eq!(command.id, topic_id(1));
     assert_eq!(command.assignment, [[BrokerId(1)]]);
     assert_eq!((command.configs, command.min_isr), (configs(&[]), 1));
+}
+
+#[test]
+fn who_is_away_gets_nothing_new_where_others_are_there() {
+    let mut commands = vec![level_1(), register(1, 1), register(2, 2), register(3, 3), level_2()];
+    commands.push(stand(2, 3, Presence::Fenced));
+    let image = after(&commands);
+    let placed = |factor| {
+        let asked =
+            NewTopic { partitions: Some(4), replication_factor: Some(factor), ..topic("t") };
+        let command = decide(&image, &asked).unwrap();
+        command.assignment.concat().contains(&BrokerId(2))
+    };
+    assert!(!placed(1) && !placed(2));
+    assert!(placed(3), "no other way: it has its replica when it is back");
 }
 
 #[test]

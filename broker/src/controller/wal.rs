@@ -183,6 +183,7 @@ impl Wal {
     }
 
     /// Bytes of header and groups.
+    #[cfg(test)]
     pub(super) fn len(&self) -> u64 {
         self.end
     }

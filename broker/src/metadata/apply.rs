@@ -187,10 +187,7 @@ impl MetadataImage {
             command.name.clone(),
             TopicVersion::default(),
             command.configs.clone(),
-            command
-                .assignment
-                .iter()
-                .map(|replicas| Partition::new(replicas.clone(), command.min_isr)),
+            command.assignment.iter().map(|replicas| self.new_partition(replicas, command.min_isr)),
         ));
         self.put_topic(&topic);
         deltas.push(Delta::TopicCreated(Arc::clone(&topic)));
@@ -209,7 +206,7 @@ impl MetadataImage {
             .ok_or_else(|| Rejection::PartitionCount(count as usize + command.assignment.len()))?;
         let mut next = topic.next_version();
         for replicas in &command.assignment {
-            next.push_partition(Partition::new(replicas.clone(), topic.min_isr()));
+            next.push_partition(self.new_partition(replicas, topic.min_isr()));
         }
         let topic = Arc::new(next);
         self.put_topic(&topic);

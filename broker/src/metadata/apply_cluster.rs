@@ -9,8 +9,8 @@ use riverrun_proto::{
 };
 
 use super::{
-    Broker, Decision, Delta, Departure, MetadataImage, Partition, Presence, Rejection, Reply,
-    Sound, Standing, Standings, Topic,
+    Broker, Decision, Delta, Departure, FeatureLevel, MetadataImage, Partition, Presence,
+    Rejection, Reply, Sound, Standing, Standings, Topic,
     command::{
         AlterIsr, CancelReassignment, Choice, ElectLeader, JoinBroker, Reassign, SetPresence,
     },
@@ -120,6 +120,21 @@ impl MetadataImage {
         let partition = self.partition_at(command.partition, command.expected)?;
         let next = self.decision().cancel_reassignment(&partition);
         Ok(self.put_partition(command.partition, next.map_err(Rejection::Reassignment)?, deltas))
+    }
+
+    /// A partition as it begins: led by its first replica that is there. Whoever was fenced between
+    /// the proposal and now is out of the ISR, as if it had been fenced a moment later.
+    pub(super) fn new_partition(&self, replicas: &[BrokerId], min_isr: u32) -> Partition {
+        let whole = Partition::new(replicas.to_vec(), min_isr);
+        if self.feature_level() < FeatureLevel::V2 {
+            return whole;
+        }
+        let fenced = |id: &&BrokerId| {
+            self.standing(**id).is_none_or(|standing| standing.presence == Presence::Fenced)
+        };
+        replicas.iter().filter(fenced).fold(whole, |partition, id| {
+            self.decision().depart(&partition, *id, Departure::Fenced).unwrap_or(partition)
+        })
     }
 
     fn decision(&self) -> Decision<'_, Self, Sound> {

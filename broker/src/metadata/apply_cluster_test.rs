@@ -56,6 +56,34 @@ fn clusters_take_feature_level_2() {
 }
 
 #[test]
+fn a_new_partition_begins_without_those_who_are_fenced() {
+    // (fenced, leader, leader epoch, ISR, ELR) of a partition on 1, 2, 3, two of which must be in sync.
+    let cases: [(&[(u32, i64)], Seen); 4] = [
+        (&[], (Some(1), 0, vec![1, 2, 3], vec![])),
+        (&[(1, 2)], (Some(2), 1, vec![2, 3], vec![])),
+        (&[(1, 2), (2, 3)], (Some(3), 1, vec![3], vec![2])),
+        (&[(1, 2), (2, 3), (3, 4)], (None, 1, vec![], vec![2, 3])),
+    ];
+    for (fenced, expected) in cases {
+        let mut image =
+            after(&[level_1(), register(1, 1), register(2, 2), register(3, 3), level_2()]);
+        for (broker, epoch) in fenced {
+            image = then(&image, &stand(*broker, *epoch, Presence::Fenced));
+        }
+        let Command::CreateTopic(mut topic) = create(1, "t", &[&[1, 2, 3]]) else { unreachable!() };
+        topic.min_isr = 2;
+        let image = then(&image, &Command::CreateTopic(topic));
+        assert_eq!(seen(&image), expected, "{fenced:?}");
+        assert_eq!(image.violation(), None);
+        // And partitions that come later alike.
+        let grown = then(&image, &grow(1, 0, &[&[1, 2, 3]]));
+        let second = grown.topic_by_id(topic_id(1)).unwrap().partitions().nth(1).unwrap().1;
+        assert_eq!(second.leader, state(&image).leader);
+        assert_eq!((&second.isr, &second.elr), (&state(&image).isr, &state(&image).elr));
+    }
+}
+
+#[test]
 fn fencing_hands_leadership_on_until_nobody_may_have_it() {
     let image = then(&cluster(), &stand(1, 2, Presence::Fenced));
     assert_eq!(seen(&image), (Some(2), 1, vec![2, 3], vec![]));

@@ -54,4 +54,6 @@ pub struct Endpoint {
 impl Endpoint {
     /// The listener of `riverrun.v1`.
     pub const CLIENTS: &'static str = "clients";
+    /// The listener of `riverrun.internal.v1`.
+    pub const INTERNAL: &'static str = "internal";
 }

@@ -54,7 +54,7 @@ impl Backoff {
     }
 
     /// How long to wait now.
-    pub fn next_pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let whole = PAUSE_FIRST.saturating_mul(1 << self.tries.min(16)).min(PAUSE_LAST);
         self.tries = self.tries.saturating_add(1);
         whole.mul_f64(rand::rng().random_range(0.5..=1.0))
@@ -79,14 +79,14 @@ mod tests {
         let mut backoff = Backoff::default();
         for whole in [50, 100, 200, 400, 800, 1000, 1000] {
             let whole = Duration::from_millis(whole);
-            let pause = backoff.next_pause();
+            let pause = backoff.pause();
             assert!(pause <= whole && pause >= whole / 2, "{pause:?} of {whole:?}");
         }
         for _ in 0..100 {
-            assert!(backoff.next_pause() <= PAUSE_LAST);
+            assert!(backoff.pause() <= PAUSE_LAST);
         }
         backoff.reset();
-        assert!(backoff.next_pause() <= PAUSE_FIRST);
+        assert!(backoff.pause() <= PAUSE_FIRST);
     }
 
     #[tokio::test]

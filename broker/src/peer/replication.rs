@@ -192,7 +192,7 @@ impl Shared {
                     partition.uplink_lost(&old);
                 }
             }
-            tokio::time::sleep(backoff.next_pause()).await;
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 

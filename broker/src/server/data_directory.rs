@@ -105,6 +105,12 @@ impl DataDirectory {
         self.disk.sync_dir(&self.root, SyncPoint::DataDir)
     }
 
+    /// Whether the marker of a clean stop is there. It is taken before anything is written.
+    pub fn has_clean_marker(&self) -> io::Result<bool> {
+        let content = read_small(self.disk.as_ref(), &self.root.join(CLEAN_MARKER), 4096)?;
+        Ok(content.is_some_and(|content| content == CLEAN_MARKER_V1))
+    }
+
     /// Whether the last stop was a clean one; takes the marker away, durably, so that nothing
     /// written from now on can be covered by it.
     ///
@@ -221,6 +227,7 @@ mod tests {
         directory.mark_clean().unwrap();
         drop(directory);
         let directory = open(&root).unwrap();
+        assert!(directory.has_clean_marker().unwrap(), "a look takes nothing");
         assert!(directory.take_clean_marker().unwrap());
         assert!(!directory.take_clean_marker().unwrap(), "taken");
     }

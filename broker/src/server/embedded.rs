@@ -48,7 +48,10 @@ impl Embedded {
     pub fn builder() -> EmbeddedBuilder {
         let mut config = Config::default();
         config.broker.auto_create_topics_enable = true;
-        for address in [&mut config.network.grpc_listen, &mut config.network.http_listen] {
+        let network = &mut config.network;
+        for address in
+            [&mut network.grpc_listen, &mut network.http_listen, &mut network.internal_listen]
+        {
             address.set_port(0);
         }
         EmbeddedBuilder { config, data_dir: None }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::presence::OwnPresence;
 use crate::{
     controller::{Subscription, Update},
     metadata::Delta,
@@ -23,11 +24,12 @@ pub(super) async fn follow(
     subscription: Subscription,
     registry: Arc<Registry>,
     shutdown: Shutdown,
+    presence: OwnPresence,
 ) {
     let _running = shutdown.register("metadata follower");
     let why = tokio::select! {
         () = shutdown.stopping() => "the broker is stopping".to_owned(),
-        why = follow_on(subscription, &registry, &shutdown) => {
+        why = follow_on(subscription, &registry, &shutdown, &presence) => {
             tracing::error!(%why, "metadata changes are not carried out any more; restart this broker");
             why
         }
@@ -40,8 +42,10 @@ async fn follow_on(
     mut subscription: Subscription,
     registry: &Arc<Registry>,
     shutdown: &Shutdown,
+    presence: &OwnPresence,
 ) -> String {
     let mut image = Arc::clone(subscription.start());
+    presence.applied(image.offset());
     let mut retry = interval(RETRY_INTERVAL);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -78,6 +82,7 @@ async fn follow_on(
         if let Err(why) = applied.await {
             return why;
         }
+        presence.applied(image.offset());
     }
 }
 

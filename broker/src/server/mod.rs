@@ -1,33 +1,38 @@
 //! A running broker: what is started in which order, and stopped in which.
 //!
 //! ```text
-//!   start: bind the ports → lock the directory → metadata log → register (a new leader epoch for
-//!          every partition) → take the clean marker → open the partitions → follow the metadata
-//!          → serve → ready
-//!   stop:  not ready → drain streams and calls → close the ports → close the partitions
+//!   start: bind the ports → lock the directory → find and join the cluster → metadata log → register
+//!          (a new leader epoch for every partition) → take the clean marker → open the partitions
+//!          → follow the metadata → say so to the cluster, be taken in → serve → ready
+//!   stop:  not ready → ask for leave, hand over what is led → drain streams and calls → close the ports → close the partitions
 //!          → metadata log → clean marker → unlock
 //! ```
 //! A start that fails, or is given up, stops what it had started, in the same order ([`parts`]).
 
+mod control;
 mod data_directory;
 mod embedded;
 mod keeper;
 mod machine;
+mod membership;
 mod metadata_follower;
 mod observe;
 mod parts;
+mod presence;
 mod readiness;
 mod register;
 mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
-use riverrun_proto::ids::BrokerId;
 use tempfile::TempDir;
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinError};
 
-use self::{keeper::Keeper, observe::Watched, parts::Parts, readiness::Stage, space::SpaceGuard};
+use self::{
+    control::ControlRuntime, keeper::Keeper, membership::Membership, observe::Watched,
+    parts::Parts, presence::OwnPresence, readiness::Stage, space::SpaceGuard,
+};
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
 pub use embedded::{Embedded, EmbeddedBuilder};
@@ -37,8 +42,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{ByteSize, Config, LogConfig},
     controller::{
-        Controller, LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, OpenError, ProducerIds,
-        QuorumError, topics::TopicPolicy,
+        Controller, MetaQuorum, OpenError, ProducerIds, QuorumError, topics::TopicPolicy,
     },
     http::{HttpServer, Probes},
     io::real::{DiskBounds, MapPolicy, RealDisk},
@@ -58,6 +62,7 @@ use crate::{
 pub struct Server {
     grpc: SocketAddr,
     http: SocketAddr,
+    internal: SocketAddr,
     drain: Duration,
     report: OpenReport,
     parts: Parts,
@@ -72,6 +77,9 @@ pub enum StartError {
     /// The metadata log cannot be used.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// The cluster does not take this node as it is.
+    #[error("this node cannot join the cluster: {0}")]
+    Join(#[from] crate::peer::cluster::Refused),
     /// The broker could not register with its own metadata log.
     #[error("registering with the metadata log failed: {0}")]
     Register(#[from] QuorumError),
@@ -121,7 +129,9 @@ impl Server {
     async fn start_holding(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
         let mut parts = Parts::new(dir);
         match Self::start_parts(config, &mut parts).await {
-            Ok((grpc, http, report, drain)) => Ok(Self { grpc, http, report, drain, parts }),
+            Ok(Started { grpc, http, internal, report, drain }) => {
+                Ok(Self { grpc, http, internal, report, drain, parts })
+            }
             Err(error) => {
                 parts.stop(Duration::ZERO).await;
                 Err(error)
@@ -129,10 +139,7 @@ impl Server {
         }
     }
 
-    async fn start_parts(
-        config: Config,
-        parts: &mut Parts,
-    ) -> Result<(SocketAddr, SocketAddr, OpenReport, Duration), StartError> {
+    async fn start_parts(config: Config, parts: &mut Parts) -> Result<Started, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
@@ -140,6 +147,14 @@ impl Server {
         // Ports first: a taken one must not cost a recovery.
         let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
         let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
+        let control = parts.control.insert(ControlRuntime::start()?);
+        let internal =
+            control.listen(config.network.internal_listen, "network.internal.listen").await?;
+        let internal_address =
+            internal.local_addr().map_err(io_error("reading the internal port's address"))?;
+        let door = membership::door(&config, shutdown.clone());
+        let control = control.handle();
+        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone()));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -156,14 +171,33 @@ impl Server {
         let cold_reads = budget.percent(config.fetch.cold_read_percent);
         let disk_bounds = disk_bounds(&config.log, cold_reads);
         let disk = RealDisk::with_bounds(MapPolicy::Auto, disk_bounds);
-        let (directory, quorum, identity) = blocking({
+        let directory = blocking({
             let (config, disk) = (config.clone(), disk.clone());
-            move || open_metadata(&config, disk)
+            move || open_directory(&config, disk)
         })
         .await?;
-        let directory = &*parts.directory.insert(directory);
-        let quorum = Arc::clone(parts.quorum.insert(quorum));
-        let broker_epoch = register::register(&*quorum, &config, identity, grpc).await?;
+        let directory = Arc::clone(parts.directory.insert(directory));
+        let newcomer = membership::newcomer(
+            &config,
+            door,
+            internal_address,
+            control.clone(),
+            Arc::clone(&clock),
+        );
+        let member = newcomer.join(&config, &directory, parts).await?;
+        let Membership { identity, card, quorum, transport, .. } = &member;
+        let (identity, quorum) = (*identity, Arc::clone(quorum));
+        let listeners = register::Listeners { grpc, internal: internal_address };
+        let is_whole = blocking({
+            let directory = Arc::clone(&directory);
+            move || directory.has_clean_marker().map_err(io_error("looking for the clean marker"))
+        })
+        .await?;
+        let broker_epoch =
+            register::register(&*quorum, &config, &identity, card.incarnation, listeners, is_whole)
+                .await?;
+        let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
+        parts.presence = Some(presence.clone());
 
         let limits = Limits::new(&config, budget);
         let cold_reads = cold_reads.get().saturating_sub(disk_bounds.buffer_bytes as u64);
@@ -193,7 +227,7 @@ impl Server {
         };
         let subscription = quorum.subscribe();
         let (registry, report) = blocking({
-            let (directory, env) = (Arc::clone(directory), env.clone());
+            let (directory, env) = (Arc::clone(&directory), env.clone());
             let (image, shutdown) = (Arc::clone(subscription.start()), shutdown.clone());
             let opening = shutdown.register(parts::OPENING);
             move || {
@@ -212,9 +246,13 @@ impl Server {
             subscription,
             Arc::clone(&registry),
             shutdown.clone(),
+            presence.clone(),
         ));
-        let space =
-            SpaceGuard::new(Arc::clone(directory), env.partition.gate.clone(), registry.counters());
+        let space = SpaceGuard::new(
+            Arc::clone(&directory),
+            env.partition.gate.clone(),
+            registry.counters(),
+        );
         let full = space.full();
         let keeper = Keeper {
             registry: Arc::clone(&registry),
@@ -224,15 +262,17 @@ impl Server {
         };
         parts.keeper = Some(keeper.start(&config, &shutdown)?);
         let watched = Watched {
-            directory,
+            directory: &directory,
             disk: &disk,
             full,
-            quorum: &quorum,
+            quorum: quorum.here(),
+            transport,
             registry: &registry,
             env: &env,
         };
         observe::watch(&watched, &metrics, &bounds, &config, &clock);
 
+        presence.taken_in().await;
         let quorum: Arc<dyn MetaQuorum> = quorum;
         let env = ServiceEnv {
             broker: identity.node,
@@ -252,9 +292,10 @@ impl Server {
             shutdown,
         };
         let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
-        stage.serves(Arc::clone(directory), registry, serving.abort_handle());
+        stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
-        Ok((grpc, http_address, report, config.broker.shutdown_drain_ms))
+        let drain = config.broker.shutdown_drain_ms;
+        Ok(Started { grpc, http: http_address, internal: internal_address, report, drain })
     }
 
     /// Where clients connect.
@@ -265,6 +306,11 @@ impl Server {
     /// Where metrics and health are.
     pub fn http_address(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where other nodes connect.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.internal
     }
 
     /// What opening the partitions found.
@@ -280,26 +326,27 @@ impl Server {
     }
 }
 
+/// What a start comes to.
+struct Started {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    internal: SocketAddr,
+    report: OpenReport,
+    drain: Duration,
+}
+
 async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|source| StartError::Listen { address, key, source })
 }
 
-type Metadata = (Arc<DataDirectory>, Arc<LocalQuorum>, MetaProperties);
-
-/// The lock, whose directory it is, and the metadata log. Blocks.
-fn open_metadata(config: &Config, disk: RealDisk) -> Result<Metadata, StartError> {
+/// The directory, locked. Blocks.
+fn open_directory(config: &Config, disk: RealDisk) -> Result<Arc<DataDirectory>, StartError> {
     let root: &Path = &config.broker.data_dir;
     let shared = Arc::new(disk.clone());
     let directory = DataDirectory::open(root, shared, config.log.reserve_bytes.get())?;
     machine::report_mapping(&disk, config);
-    let disk = directory.disk();
-    let failure = directory.failure();
-    let node = BrokerId(config.broker.node_id);
-    let identity = MetaProperties::open_or_format(disk, root, node, None, failure)?;
-    let quorum =
-        LocalQuorum::open(Arc::clone(disk), root, &identity, failure, LocalOptions::default())?;
-    Ok((Arc::new(directory), Arc::new(quorum), identity))
+    Ok(Arc::new(directory))
 }
 
 fn report_opening(report: &OpenReport) {
@@ -360,7 +407,9 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> Result<T, StartError> + Send + 'static,
 ) -> Result<T, StartError> {
-    tokio::task::spawn_blocking(job)
-        .await
-        .unwrap_or_else(|panic| Err(io_error("starting")(io::Error::other(panic))))
+    tokio::task::spawn_blocking(job).await.unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+fn panicked(panic: JoinError) -> StartError {
+    io_error("starting")(io::Error::other(panic))
 }

@@ -6,9 +6,10 @@ use super::{DataDirectory, space::Full};
 use crate::{
     clock::Clock,
     config::Config,
-    controller::{LocalOptions, LocalQuorum},
+    controller::raft::{RaftOptions, RaftQuorum},
     io::{limits, real::RealDisk},
     partition::registry::{Registry, RegistryEnv},
+    peer::{PeerTransport, transport::QUEUE_MESSAGES_MAX},
     telemetry::{
         Bounds, DiskSample, PartitionSample, Registry as Metrics, StorageMetrics, Usage,
         register_application, register_partitions,
@@ -20,7 +21,8 @@ pub(super) struct Watched<'a> {
     pub(super) directory: &'a Arc<DataDirectory>,
     pub(super) disk: &'a RealDisk,
     pub(super) full: Arc<Full>,
-    pub(super) quorum: &'a Arc<LocalQuorum>,
+    pub(super) quorum: &'a Arc<RaftQuorum>,
+    pub(super) transport: &'a Arc<PeerTransport>,
     pub(super) registry: &'a Arc<Registry>,
     pub(super) env: &'a RegistryEnv,
 }
@@ -85,18 +87,34 @@ pub(super) fn watch(
         counters.all().into_iter().chain(of_maps).collect()
     });
 
-    let quorum = Arc::downgrade(watched.quorum);
+    let (quorum, transport) = (Arc::downgrade(watched.quorum), Arc::downgrade(watched.transport));
     StorageMetrics::watch_metadata(metrics, move || {
-        quorum.upgrade().map_or_else(Vec::new, |quorum| {
-            let stats = quorum.stats();
-            vec![
-                ("entries", "Entries written to the metadata log", stats.entries),
-                ("rejected", "Of these, commands that were rejected", stats.rejected),
-                ("groups", "Groups of entries, each with one sync", stats.groups),
-                ("snapshots", "Snapshots made", stats.snapshots),
-                ("disk_full", "Snapshots and groups that met a full disk", stats.disk_full),
-            ]
-        })
+        let (Some(quorum), Some(transport)) = (quorum.upgrade(), transport.upgrade()) else {
+            return Vec::new();
+        };
+        let (stats, sent) = (quorum.stats(), transport.stats());
+        let node = stats.node;
+        vec![
+            ("entries", "Entries of the metadata log applied", node.entries),
+            ("rejected", "Of these, commands that were rejected", node.rejected),
+            ("snapshots", "Snapshots made", node.snapshots_made),
+            ("snapshots_installed", "Snapshots of a leader taken over", node.snapshots_installed),
+            ("disk_full", "Proposals refused because the disk is full", node.disk_full),
+            ("elections_won", "Elections this node has won", node.elections_won),
+            ("voter_changes", "Changes of the voters that came into force", node.changes),
+            ("peer_connections", "Connections made to other nodes of the quorum", sent.connected),
+            ("peer_messages_sent", "Messages of the quorum sent to other nodes", sent.sent),
+            (
+                "peer_messages_dropped",
+                "Messages of the quorum that found no room or whose node could not be reached",
+                sent.dropped,
+            ),
+            (
+                "peer_messages_refused",
+                "Messages of other nodes that found no room or could not be read",
+                stats.messages_dropped + node.messages_refused,
+            ),
+        ]
     });
 
     watch_bounds(watched, bounds, config);
@@ -130,9 +148,14 @@ fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {
     let (log, limit) = (watched.env.log.clone(), u64::from(config.log.open_segments_max));
     bounds
         .watch("log.open.segments.max", move || Usage { used: log.open_segments() as u64, limit });
-    let (quorum, limit) = (Arc::downgrade(watched.quorum), LocalOptions::default().inbox_bytes);
+    let (quorum, limit) = (Arc::downgrade(watched.quorum), RaftOptions::default().inbox_bytes);
     bounds.watch("metadata.proposals.bytes", move || Usage {
         used: quorum.upgrade().map_or(0, |quorum| quorum.stats().inbox_bytes as u64),
         limit: limit as u64,
+    });
+    let transport = Arc::downgrade(watched.transport);
+    bounds.watch("metadata.peer.messages", move || Usage {
+        used: transport.upgrade().map_or(0, |transport| transport.stats().waiting),
+        limit: QUEUE_MESSAGES_MAX as u64,
     });
 }

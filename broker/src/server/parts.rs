@@ -9,8 +9,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::DataDirectory;
-use crate::{controller::LocalQuorum, partition::registry::Registry, shutdown::Shutdown};
+use super::{DataDirectory, control::ControlRuntime, presence::OwnPresence};
+use crate::{controller::raft::RaftQuorum, partition::registry::Registry, shutdown::Shutdown};
 
 /// Time that parts have to end once they were told to, past the drain.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -23,7 +23,9 @@ pub(super) const OPENING: &str = "opening of the partitions";
 pub(super) struct Parts {
     pub(super) shutdown: Shutdown,
     pub(super) directory: Option<Arc<DataDirectory>>,
-    pub(super) quorum: Option<Arc<LocalQuorum>>,
+    pub(super) quorum: Option<Arc<RaftQuorum>>,
+    pub(super) control: Option<ControlRuntime>,
+    pub(super) presence: Option<OwnPresence>,
     pub(super) registry: Option<Arc<Registry>>,
     /// Sleeps between its rounds.
     pub(super) keeper: Option<thread::Thread>,
@@ -49,6 +51,8 @@ impl Parts {
             shutdown: Shutdown::new(),
             directory: None,
             quorum: None,
+            control: None,
+            presence: None,
             registry: None,
             keeper: None,
             serving: None,
@@ -59,6 +63,13 @@ impl Parts {
 
     /// Stops what there is. Calls and streams have until `drain` to end.
     pub(super) async fn stop(&mut self, drain: Duration) -> Stopped {
+        // Others lead before calls are refused here. Not where it has to be quick, or was not serving.
+        if let Some(presence) = self.presence.take()
+            && self.serving.is_some()
+            && !drain.is_zero()
+        {
+            presence.leave().await;
+        }
         self.shutdown.begin_drain();
         let mut cut_off = None;
         // Calls and streams end by themselves; the other parts end when they are told to.
@@ -82,6 +93,7 @@ impl Parts {
             may_unlock: !self.shutdown.still_running().contains_key(OPENING),
             directory: self.directory.take(),
             quorum: self.quorum.take(),
+            control: self.control.take(),
             registry: self.registry.take(),
             dir: self.dir.take(),
         };
@@ -107,6 +119,8 @@ impl Drop for Parts {
             shutdown: self.shutdown.clone(),
             directory: self.directory.take(),
             quorum: self.quorum.take(),
+            control: self.control.take(),
+            presence: self.presence.take(),
             registry: self.registry.take(),
             keeper: self.keeper.take(),
             serving: self.serving.take(),
@@ -135,7 +149,8 @@ impl Drop for Parts {
 struct Rest {
     may_unlock: bool,
     directory: Option<Arc<DataDirectory>>,
-    quorum: Option<Arc<LocalQuorum>>,
+    quorum: Option<Arc<RaftQuorum>>,
+    control: Option<ControlRuntime>,
     registry: Option<Arc<Registry>>,
     dir: Option<TempDir>,
 }
@@ -143,13 +158,14 @@ struct Rest {
 impl Rest {
     /// Returns whether everything was written down. Blocks; on a thread of a runtime.
     fn finish(self) -> bool {
-        let Self { may_unlock, directory, quorum, registry, dir } = self;
+        let Self { may_unlock, directory, quorum, control, registry, dir } = self;
         let Some(directory) = directory else { return false };
         directory.release_reserve();
         let closed = registry.as_ref().is_some_and(|registry| registry.close());
         if let Some(quorum) = quorum {
             Handle::current().block_on(quorum.shutdown());
         }
+        drop(control);
         let marked = closed
             && directory
                 .mark_clean()

@@ -4,8 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::task::AbortHandle;
 
-use super::DataDirectory;
-use crate::{http::Readiness, partition::registry::Registry, shutdown::Shutdown};
+use super::{DataDirectory, presence::OwnPresence};
+use crate::{
+    http::Readiness, metadata::Presence, partition::registry::Registry, shutdown::Shutdown,
+};
 
 /// How far the broker has come; asked by the HTTP port from the first moment on.
 #[derive(Debug, Clone)]
@@ -19,6 +21,7 @@ struct Serving {
     directory: Arc<DataDirectory>,
     registry: Arc<Registry>,
     grpc: AbortHandle,
+    presence: OwnPresence,
 }
 
 impl Stage {
@@ -33,9 +36,10 @@ impl Stage {
         directory: Arc<DataDirectory>,
         registry: Arc<Registry>,
         grpc: AbortHandle,
+        presence: OwnPresence,
     ) {
         // A broker starts once.
-        let _ = self.serving.set(Serving { directory, registry, grpc });
+        let _ = self.serving.set(Serving { directory, registry, grpc, presence });
     }
 
     /// Ready while it serves: the directory is sound, the metadata is followed, nobody asked it to
@@ -45,7 +49,7 @@ impl Stage {
         if self.shutdown.is_draining() {
             return not_ready("the broker is stopping");
         }
-        let Some(Serving { directory, registry, grpc }) = self.serving.get() else {
+        let Some(Serving { directory, registry, grpc, presence }) = self.serving.get() else {
             return not_ready("the broker is starting: logs are being opened");
         };
         if let Err(failed) = directory.failure().check() {
@@ -54,6 +58,13 @@ impl Stage {
         if let Some(why) = registry.applying_ended() {
             let why = format!("changes of topics are not carried out any more: {why}; restart it");
             return Readiness::NotReady(why);
+        }
+        match presence.now() {
+            Some(Presence::Active) => {}
+            Some(Presence::Leaving) => return not_ready("the broker is about to stop"),
+            Some(Presence::Fenced) | None => {
+                return not_ready("the cluster does not hear this broker: it is fenced");
+            }
         }
         if grpc.is_finished() {
             return not_ready("the gRPC service has ended; restart it");

@@ -1,47 +1,79 @@
 //! Says to the metadata log that this process runs, and where it is reached.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use riverrun_proto::{epoch::BrokerEpoch, ids::IncarnationId};
+use tokio::time::sleep;
 
+use super::membership;
 use crate::{
     config::Config,
     controller::{MetaProperties, MetaQuorum, QuorumError},
     metadata::{
         Command, Endpoint, FeatureLevel, FeatureRange, Reply,
-        command::{RegisterBroker, SetFeatureLevel},
+        command::{JoinBroker, RegisterBroker, SetFeatureLevel},
     },
 };
 
+/// Pause before a registration that nobody took is sent again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+
+/// The ports as they were bound.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listeners {
+    pub(super) grpc: SocketAddr,
+    pub(super) internal: SocketAddr,
+}
+
 /// Registers a new incarnation: every partition that this broker leads gets a new leader epoch, so
 /// that nothing an earlier process sent can be taken for this one's. A log that has no feature level
-/// yet is given its first one.
+/// yet is given its first one. Waits while nobody leads the quorum.
+///
+/// In a cluster the broker is fenced until it is heard ([`presence`](super::presence)). `is_whole`:
+/// the logs in its directory are as the last run left them; the caller has read the log up to now.
 pub(super) async fn register(
     quorum: &dyn MetaQuorum,
     config: &Config,
-    identity: MetaProperties,
-    grpc: SocketAddr,
+    identity: &MetaProperties,
+    incarnation: IncarnationId,
+    listeners: Listeners,
+    is_whole: bool,
 ) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
         let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
         quorum.propose(Command::SetFeatureLevel(level)).await?;
     }
-    let broker = RegisterBroker {
+    let registration = RegisterBroker {
         broker: identity.node,
-        incarnation: IncarnationId::random(),
+        incarnation,
         directory: identity.directory,
-        endpoints: vec![advertised(config, grpc)],
+        endpoints: vec![for_clients(config, listeners.grpc), for_nodes(config, listeners.internal)],
         rack: config.broker.rack.clone(),
         features: FeatureRange::SUPPORTED,
     };
-    match quorum.propose(Command::RegisterBroker(broker)).await?.reply {
-        Reply::BrokerEpoch(epoch) => Ok(epoch),
-        other => unreachable!("a registration is answered with its epoch, not {other:?}"),
+    let registration = if quorum.image().feature_level() < FeatureLevel::V2 {
+        Command::RegisterBroker(registration)
+    } else {
+        // The marker of a clean stop is taken before anything is written: while it is there, the
+        // logs are what the last run that registered left, whether that run wrote it or an earlier.
+        let last = quorum.image().broker(identity.node).map(|broker| broker.epoch);
+        Command::JoinBroker(JoinBroker { registration, whole_since: last.filter(|_| is_whole) })
+    };
+    loop {
+        match quorum.propose(registration.clone()).await.map(|accepted| accepted.reply) {
+            Ok(Reply::BrokerEpoch(epoch)) => return Ok(epoch),
+            Ok(other) => unreachable!("a registration is answered with its epoch, not {other:?}"),
+            // The same run registers once, however often it asks.
+            Err(QuorumError::NotLeader { .. } | QuorumError::OutcomeUnknown(_)) => {
+                sleep(TRY_AGAIN).await;
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 
 /// What clients are told to dial.
-fn advertised(config: &Config, bound: SocketAddr) -> Endpoint {
+fn for_clients(config: &Config, bound: SocketAddr) -> Endpoint {
     let network = &config.network;
     Endpoint {
         listener: Endpoint::CLIENTS.to_owned(),
@@ -53,6 +85,12 @@ fn advertised(config: &Config, bound: SocketAddr) -> Endpoint {
     }
 }
 
+/// What other nodes are told to dial.
+fn for_nodes(config: &Config, bound: SocketAddr) -> Endpoint {
+    let (host, port) = membership::advertised(config, bound);
+    Endpoint { listener: Endpoint::INTERNAL.to_owned(), host, port }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,11 +99,17 @@ mod tests {
     fn clients_are_told_the_bound_port_unless_the_operator_says_otherwise() {
         let bound: SocketAddr = "127.0.0.1:4711".parse().unwrap();
         let mut config = Config::default();
-        let told = advertised(&config, bound);
+        let told = for_clients(&config, bound);
         assert_eq!((told.host.as_str(), told.port), ("127.0.0.1", 4711));
         config.network.advertised_host = Some("log.example".to_owned());
         config.network.advertised_port = 443;
-        let told = advertised(&config, bound);
+        let told = for_clients(&config, bound);
         assert_eq!((told.host.as_str(), told.port), ("log.example", 443));
+        let told = for_nodes(&config, bound);
+        assert_eq!((told.host.as_str(), told.port), ("127.0.0.1", 4711));
+        config.network.internal_advertised_host = Some("node-1.example".to_owned());
+        config.network.internal_advertised_port = 9192;
+        let told = for_nodes(&config, bound);
+        assert_eq!((told.listener.as_str(), told.host.as_str()), ("internal", "node-1.example"));
     }
 }

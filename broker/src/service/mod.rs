@@ -19,6 +19,8 @@
 //! | `batch`, `record_batches`, `in_flight` | one batch in; records into batches; what is unanswered |
 //! | `consume`, `fetch_unary`, `fetch_stream`, `tail` | `ConsumeService` |
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
+//! | `cluster` | `ClusterService` |
+//! | [`internal`] | the port between nodes |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
@@ -28,6 +30,7 @@
 mod admin;
 mod admission;
 mod batch;
+mod cluster;
 mod connections;
 mod consume;
 mod convert;
@@ -72,8 +75,9 @@ use tonic_health::ServingStatus;
 use tonic_reflection::server::Builder as Reflection;
 use tower::layer::util::{Identity, Stack};
 use v1::{
-    admin_service_server::AdminServiceServer, consume_service_server::ConsumeServiceServer,
-    metadata_service_server::MetadataServiceServer, produce_service_server::ProduceServiceServer,
+    admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
+    consume_service_server::ConsumeServiceServer, metadata_service_server::MetadataServiceServer,
+    produce_service_server::ProduceServiceServer,
 };
 
 use self::{core::Core, held::AroundCalls, limits::Limits};
@@ -187,6 +191,9 @@ fn routes(core: &Arc<Core>) -> Routes {
     let admin = AdminServiceServer::new(admin::Admin(Arc::clone(core)))
         .max_decoding_message_size(control)
         .max_encoding_message_size(usize::MAX);
+    let cluster = ClusterServiceServer::new(cluster::Cluster(Arc::clone(core)))
+        .max_decoding_message_size(control)
+        .max_encoding_message_size(usize::MAX);
     let reflection = || {
         Reflection::configure()
             .register_encoded_file_descriptor_set(rpc::DESCRIPTORS)
@@ -200,6 +207,7 @@ fn routes(core: &Arc<Core>) -> Routes {
             health.set_serving::<ConsumeServiceServer<consume::Consume>>().await;
             health.set_serving::<MetadataServiceServer<metadata::Metadata>>().await;
             health.set_serving::<AdminServiceServer<admin::Admin>>().await;
+            health.set_serving::<ClusterServiceServer<cluster::Cluster>>().await;
             core.shutdown.draining().await;
             health.set_service_status("", ServingStatus::NotServing).await;
             health.set_not_serving::<ProduceServiceServer<produce::Produce>>().await;
@@ -213,6 +221,7 @@ fn routes(core: &Arc<Core>) -> Routes {
         .add_service(consume)
         .add_service(metadata)
         .add_service(admin)
+        .add_service(cluster)
 }
 
 impl fmt::Debug for ServiceEnv {

@@ -68,6 +68,12 @@ requests! {
     AlterTopicConfigs = "alter_topic_configs";
     /// DeleteRecords.
     DeleteRecords = "delete_records";
+    /// DescribeCluster.
+    DescribeCluster = "describe_cluster";
+    /// AddVoter.
+    AddVoter = "add_voter";
+    /// RemoveVoter.
+    RemoveVoter = "remove_voter";
 }
 
 type RequestLabel = [(&'static str, &'static str); 1];

@@ -3,12 +3,14 @@
 //! Calls that only look are repeated over failures for [`Admin::timeout`]; calls that change
 //! something are repeated only while nothing can have happened.
 
+mod cluster;
 mod places;
 mod requests;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 pub use self::{
+    cluster::{BrokerPresence, BrokerState, ClusterDescription, QuorumNode, QuorumRole},
     places::ListedOffset,
     requests::{AlterConfigs, CreateTopic},
 };

@@ -7,6 +7,7 @@
 //! there is no storm of reconnects to fear.
 
 mod admin;
+mod cluster;
 mod convert;
 mod fetch;
 mod metadata;

@@ -18,9 +18,8 @@ const READERS: &str = "broker/src/";
 const CHECKS: &str = "broker/src/config/check.rs";
 
 /// Keys that nothing reads, and why they are there.
-const READ_BY_NOBODY: [(&str, &str); 4] = [
+const READ_BY_NOBODY: [(&str, &str); 3] = [
     ("insecure", "is what the check of listening addresses asks"),
-    ("internal_listen", "keeps its name and port for the cluster; says so"),
     ("cleanup_policy", "has one value, so that others are refused with a reason"),
     ("compression_type", "has one value, so that others are refused with a reason"),
 ];

@@ -13,9 +13,8 @@ use super::{
 use crate::{
     controller::{
         applied,
-        error::QuorumError,
         frame::{EntryKind, Mark},
-        quorum::Accepted,
+        quorum::Judged,
     },
     metadata::Delta,
 };
@@ -58,8 +57,7 @@ impl Node {
             let ours = waits.term == entry.term || self.planted(Mutation::AnswerByIndex);
             let answer = match (waits.kind, applied.outcome) {
                 (Kind::Command, Some(outcome)) if ours => {
-                    let accepted = outcome.map(|reply| Accepted { offset, reply });
-                    Answer::Proposed(accepted.map_err(QuorumError::Rejected))
+                    Answer::Proposed(Ok(Judged { offset, outcome }))
                 }
                 (Kind::Change, _) if ours => Answer::Changed(Ok(self.membership().clone())),
                 // Another entry is at its place for good.

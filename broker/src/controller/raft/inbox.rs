@@ -15,7 +15,7 @@ use crate::{
     controller::{
         error::QuorumError,
         frame::{Membership, Voter, VoterId},
-        quorum::Accepted,
+        quorum::Judged,
     },
     metadata::MetadataOffset,
 };
@@ -35,7 +35,7 @@ pub(super) struct Asked<T> {
 #[derive(Debug)]
 pub(super) enum Input {
     Message { from: Voter, message: Box<Message>, bytes: usize },
-    Propose { record: Bytes, asked: Asked<Result<Accepted, QuorumError>> },
+    Propose { record: Bytes, asked: Asked<Result<Judged, QuorumError>> },
     Read { asked: Asked<Result<MetadataOffset, QuorumError>> },
     Change { steps: Vec<Step>, asked: Asked<Result<Membership, ChangeError>> },
     Transfer(VoterId),

@@ -62,6 +62,9 @@ pub enum ChangeError {
         /// How far.
         behind: u64,
     },
+    /// The leader says that it cannot be made just now, and why.
+    #[error("{0}")]
+    NotYet(String),
     /// It may come into force or not.
     #[error("it is not known whether the quorum was changed ({0}); look at it, then try again")]
     OutcomeUnknown(String),

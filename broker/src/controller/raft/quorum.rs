@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use protobuf::Message as _;
@@ -32,7 +33,7 @@ use crate::{
         error::{OpenError, QuorumError},
         frame::{Membership, Voter, VoterId},
         meta_properties::MetaProperties,
-        quorum::{Accepted, Leader, MetaQuorum},
+        quorum::{Accepted, Judged, Leader, MetaQuorum},
         store::MetaStore,
         subscription::{Publisher, Subscription},
     },
@@ -187,11 +188,6 @@ impl RaftQuorum {
         self.me
     }
 
-    /// Who votes, listens, or is about to, as far as known here.
-    pub fn voters(&self) -> Voters {
-        Voters::of(&self.shared.membership.lock())
-    }
-
     /// Takes a message that a peer's [`Transport`] sent. Never waits: what finds no room is dropped.
     pub fn receive(&self, from: Voter, message: &[u8]) {
         let taken = Message::parse_from_bytes(message).ok().and_then(|parsed| {
@@ -248,8 +244,11 @@ impl RaftQuorum {
         budget.acquire_many_owned(cost).await.map_err(|_| self.stopped())
     }
 
-    async fn propose_now(&self, command: Command) -> Result<Accepted, QuorumError> {
-        let record = record::encode(&command)?;
+    /// Writes a command, as the log stores it, that another node was asked for. As
+    /// [`MetaQuorum::propose`], but also who is rejected learns his place in the log.
+    pub async fn propose_record(&self, record: Bytes) -> Result<Judged, QuorumError> {
+        // What cannot be read back must not get in.
+        record::decode(&record)?;
         let permit = self.permit(record.len()).await?;
         let (answer, answered) = oneshot::channel();
         let asked = Asked { answer, permit };
@@ -291,7 +290,7 @@ impl RaftQuorum {
 
 impl MetaQuorum for RaftQuorum {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Accepted, QuorumError>> {
-        Box::pin(self.propose_now(command))
+        Box::pin(async move { self.propose_record(record::encode(&command)?).await?.accepted() })
     }
 
     fn read_barrier(&self) -> BoxFuture<'_, Result<MetadataOffset, QuorumError>> {
@@ -308,6 +307,14 @@ impl MetaQuorum for RaftQuorum {
 
     fn leader(&self) -> watch::Receiver<Option<Leader>> {
         self.leader.clone()
+    }
+
+    fn voters(&self) -> Voters {
+        Voters::of(&self.shared.membership.lock())
+    }
+
+    fn change_voters(&self, steps: Vec<Step>) -> BoxFuture<'_, Result<Voters, ChangeError>> {
+        Box::pin(async move { self.change(&steps).await })
     }
 }
 

@@ -4,7 +4,7 @@ use raft::eraftpb::Message;
 
 use super::{membership::ChangeError, mutation::Planted, writes::Write};
 use crate::{
-    controller::{error::QuorumError, frame::Membership, quorum::Accepted},
+    controller::{error::QuorumError, frame::Membership, quorum::Judged},
     io::failure::Failed,
     metadata::{Delta, MetadataImage, MetadataOffset, RecordError},
 };
@@ -33,7 +33,7 @@ pub(super) struct Ticket(pub(super) u64);
 /// An answer to a request.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
-    Proposed(Result<Accepted, QuorumError>),
+    Proposed(Result<Judged, QuorumError>),
     Read(Result<MetadataOffset, QuorumError>),
     Changed(Result<Membership, ChangeError>),
 }

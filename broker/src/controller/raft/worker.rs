@@ -29,7 +29,7 @@ use crate::{
     controller::{
         error::QuorumError,
         frame::{Membership, Voter, VoterId},
-        quorum::{Accepted, Leader},
+        quorum::{Judged, Leader},
         store::MetaStore,
     },
     metadata::MetadataOffset,
@@ -43,7 +43,7 @@ const PEERS_MAX: usize = 64;
 /// Whom an answer goes to.
 #[derive(Debug)]
 enum Waiter {
-    Proposal(Asked<Result<Accepted, QuorumError>>),
+    Proposal(Asked<Result<Judged, QuorumError>>),
     Read(Asked<Result<MetadataOffset, QuorumError>>),
     Change(Asked<Result<Membership, ChangeError>>),
 }

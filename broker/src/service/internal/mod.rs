@@ -2,6 +2,149 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `broker` | `BrokerService`: who is there |
+//! | `places` | as many connections as there may be |
+//! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //! | [`replication`] | `ReplicationService`: followers of partitions that this broker leads |
+//!
+//! The port answers from the first moment on, before this node knows which cluster it is of: nodes
+//! that start together find one another by that. What needs more is `UNAVAILABLE` until then.
+//! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
 
+mod broker;
+mod places;
+mod quorum;
 pub mod replication;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use riverrun_proto::{
+    ids::{BrokerId, IncarnationId},
+    limits::http2,
+    rpc::internal::v1::{
+        broker_service_server::BrokerServiceServer, quorum_service_server::QuorumServiceServer,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+};
+use tonic::{Status, service::Routes, transport::Server};
+
+use crate::{
+    clock::Clock,
+    controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
+    peer::Card,
+    shutdown::Shutdown,
+    telemetry::{Bounds, Usage},
+};
+
+/// Silence before a node is asked whether it is there, and how long it may take to say so.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
+/// Calls and streams at once on one connection. A node uses a handful.
+const STREAMS_MAX: u32 = 1024;
+/// Largest message: the metadata image travels in one.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// This node, to those who knock. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// Its id.
+    pub node: BrokerId,
+    /// This run of its process.
+    pub incarnation: IncarnationId,
+    inside: Arc<OnceLock<Inside>>,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+/// What is behind the door, once this node knows whose it is.
+#[derive(Debug)]
+pub struct Inside {
+    /// Who this node is.
+    pub card: Card,
+    /// The quorum.
+    pub quorum: Arc<ClusterQuorum>,
+    /// Where others are; whoever says a hello is noted.
+    pub addresses: Arc<Addresses>,
+    /// Who is there, while this node leads.
+    pub liveness: Mutex<Liveness>,
+    /// Somebody was heard.
+    pub heard: Notify,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+// === impl Door ===
+
+impl Door {
+    /// A door with nothing behind it yet.
+    pub fn new(node: BrokerId, incarnation: IncarnationId, shutdown: Shutdown) -> Self {
+        Self { node, incarnation, inside: Arc::default(), shutdown }
+    }
+
+    /// From now on calls are answered.
+    pub fn open(&self, inside: Inside) {
+        // A node starts once.
+        let _ = self.inside.set(inside);
+    }
+
+    /// What is behind it.
+    ///
+    /// # Errors
+    /// This node is not that far yet.
+    pub fn inside(&self) -> Result<&Inside, Status> {
+        let starting = || Status::unavailable("this node is starting; try again");
+        self.inside.get().ok_or_else(starting)
+    }
+}
+
+impl Inside {
+    /// The term in which this node leads the quorum, if it does.
+    pub fn term_led(&self) -> Option<u64> {
+        let leader = *self.quorum.leader().borrow();
+        leader.filter(|leader| leader.node == self.card.voter.node).map(|leader| leader.term)
+    }
+}
+
+/// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
+/// as before.
+/// Its bound on connections is shown in `bounds`.
+pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
+    let shutdown = door.shutdown.clone();
+    let _running = shutdown.register("internal service");
+    let places = Arc::new(Semaphore::new(places::CONNECTIONS_MAX));
+    let full = bounds.watch("network.internal.connections", {
+        let places = Arc::clone(&places);
+        move || {
+            let limit = places::CONNECTIONS_MAX as u64;
+            Usage { used: limit - places.available_permits() as u64, limit }
+        }
+    });
+    let incoming = places::accept(listener, places, full);
+    let served = Server::builder()
+        .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .add_routes(routes(&door))
+        .serve_with_incoming(incoming);
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "the internal gRPC service ended");
+        },
+        () = shutdown.stopping() => {}
+    }
+}
+
+fn routes(door: &Door) -> Routes {
+    let quorum = QuorumServiceServer::new(quorum::Quorum(door.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX);
+    Routes::new(quorum).add_service(BrokerServiceServer::new(broker::Broker(door.clone())))
+}

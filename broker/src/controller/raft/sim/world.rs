@@ -380,10 +380,11 @@ impl World {
         if self.waiting.remove(&ticket).is_none() {
             return Err(format!("{ticket:?} was answered twice"));
         }
-        use crate::controller::error::QuorumError;
+        use crate::controller::{error::QuorumError, quorum::Judged};
         match answer {
             Answer::Proposed(result) => {
-                let result = result.map(|accepted| accepted.offset.get());
+                let result =
+                    result.and_then(Judged::accepted).map(|accepted| accepted.offset.get());
                 self.coverage.met(match &result {
                     Ok(_) => "proposals acknowledged",
                     Err(QuorumError::Rejected(_)) => "proposals rejected",

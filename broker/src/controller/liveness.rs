@@ -1,0 +1,186 @@
+//! Which brokers are there, as the leader of the metadata quorum hears them. Pure: heartbeats and the
+//! time in, changes of presence to be proposed out.
+//!
+//! | a broker is | and | it becomes |
+//! |---|---|---|
+//! | active or leaving | was not heard from for the session timeout | fenced |
+//! | active or leaving | closed its connection and did not dial again at once | fenced |
+//! | active | wants to stop | leaving |
+//! | fenced | is heard, and has applied its own registration | active |
+//!
+//! Whoever begins to lead has heard nobody yet, so every broker has a full session from then on.
+//! What is decided here is proposed for one run of a broker ([`SetPresence::broker_epoch`]) and judged
+//! when it is applied; to propose it twice, or late, does no harm.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use riverrun_proto::{epoch::BrokerEpoch, ids::BrokerId};
+
+use crate::{
+    clock::Instant,
+    metadata::{
+        Broker, FeatureLevel, MetadataImage, MetadataOffset, Presence, command::SetPresence,
+    },
+};
+
+/// A closed connection that was not made again for so long is a dead process: a broker that only lost
+/// its connection dials at once.
+pub const REDIAL_GRACE: Duration = Duration::from_millis(500);
+
+/// What a broker says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// Its registration.
+    pub epoch: BrokerEpoch,
+    /// All up to here is carried out there.
+    pub applied: MetadataOffset,
+    /// It is about to stop.
+    pub wants_to_stop: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Liveness {
+    session_timeout: Duration,
+    /// The term in which this node leads, and since when.
+    leads: Option<(u64, Instant)>,
+    sessions: BTreeMap<BrokerId, Session>,
+    /// Names connections, so that the end of an old one does not end a new one.
+    connections: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    said: Heartbeat,
+    heard: Instant,
+    connection: u64,
+    closed: Option<Instant>,
+    /// Where the log stood when its leaving was first seen.
+    left: Option<MetadataOffset>,
+}
+
+// === impl Liveness ===
+
+impl Liveness {
+    /// Brokers that are not heard from for `session_timeout` are fenced.
+    pub const fn new(session_timeout: Duration) -> Self {
+        Self { session_timeout, leads: None, sessions: BTreeMap::new(), connections: 0 }
+    }
+
+    /// This node leads in `term`, or does not lead.
+    pub fn lead(&mut self, term: Option<u64>, now: Instant) {
+        if term == self.leads.map(|(term, _)| term) {
+            return;
+        }
+        self.leads = term.map(|term| (term, now));
+        self.sessions.clear();
+    }
+
+    /// Whether this node leads.
+    pub const fn leads(&self) -> bool {
+        self.leads.is_some()
+    }
+
+    /// A broker dialled; names the connection.
+    pub fn dialled(&mut self) -> u64 {
+        self.connections += 1;
+        self.connections
+    }
+
+    /// A heartbeat came over a connection.
+    pub fn heard(&mut self, said: Heartbeat, connection: u64, now: Instant) {
+        let before = self.sessions.get(&said.broker);
+        if before.is_some_and(|before| before.said.epoch > said.epoch) {
+            return; // Of an earlier run.
+        }
+        let left = before.filter(|before| before.said.epoch == said.epoch);
+        let left = left.and_then(|before| before.left);
+        let session = Session { said, heard: now, connection, closed: None, left };
+        self.sessions.insert(said.broker, session);
+    }
+
+    /// A connection has ended.
+    pub fn closed(&mut self, broker: BrokerId, connection: u64, now: Instant) {
+        if let Some(session) = self.sessions.get_mut(&broker)
+            && session.connection == connection
+        {
+            session.closed.get_or_insert(now);
+        }
+    }
+
+    /// What has to change, as the cluster stands in `image`.
+    pub fn decide(&mut self, image: &MetadataImage, now: Instant) -> Vec<SetPresence> {
+        let Some((_, since)) = self.leads else { return Vec::new() };
+        // Below that level there is one broker, and nobody to take its place.
+        if image.feature_level() < FeatureLevel::V2 {
+            return Vec::new();
+        }
+        self.sessions.retain(|id, _| image.broker(*id).is_some());
+        let mut changes = Vec::new();
+        for broker in image.brokers() {
+            let session = self.sessions.get_mut(&broker.id);
+            let session = session.filter(|session| session.said.epoch == broker.epoch);
+            let timeout = self.session_timeout;
+            let next = match &session {
+                None if now.duration_since(since) >= timeout => Presence::Fenced,
+                None => broker.presence,
+                Some(session) => session.presence(broker, timeout, now),
+            };
+            if next != broker.presence {
+                let (id, broker_epoch) = (broker.id, broker.epoch);
+                changes.push(SetPresence { broker: id, broker_epoch, presence: next });
+            } else if next == Presence::Leaving
+                && let Some(session) = session
+            {
+                session.left.get_or_insert(image.offset());
+            }
+        }
+        changes
+    }
+
+    /// Whether a broker that wants to stop may: it leads nothing that another could lead, and every
+    /// other broker has heard of that.
+    pub fn may_stop(&self, image: &MetadataImage, id: BrokerId) -> bool {
+        let Some(session) = self.sessions.get(&id) else { return false };
+        if image.feature_level() < FeatureLevel::V2 {
+            return true;
+        }
+        let is_leaving = image.broker(id).is_some_and(|b| b.presence == Presence::Leaving);
+        let Some(left) = session.left.filter(|_| is_leaving) else { return false };
+        let mut others = image.brokers().filter(|b| b.id != id && b.presence == Presence::Active);
+        others.all(|other| {
+            self.sessions.get(&other.id).is_some_and(|other| other.said.applied >= left)
+        })
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    fn presence(&self, broker: &Broker, timeout: Duration, now: Instant) -> Presence {
+        let silent = now.duration_since(self.heard) >= timeout;
+        let hung_up = self.closed.is_some_and(|closed| now.duration_since(closed) >= REDIAL_GRACE);
+        if silent || hung_up {
+            return Presence::Fenced;
+        }
+        let registered = u64::try_from(broker.epoch.get()).unwrap_or(u64::MAX);
+        match broker.presence {
+            Presence::Active if self.said.wants_to_stop => Presence::Leaving,
+            // A closed connection is a doubt: nobody is taken in on it.
+            Presence::Fenced
+                if self.said.applied.get() >= registered
+                    && !self.said.wants_to_stop
+                    && self.closed.is_none() =>
+            {
+                Presence::Active
+            }
+            as_it_is => as_it_is,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "liveness_test.rs"]
+mod tests;

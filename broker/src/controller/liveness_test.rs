@@ -1,0 +1,198 @@
+use super::*;
+use crate::{
+    clock::{Clock, ManualClock},
+    metadata::test_support::{after, apply, join, level_1, level_2, stand},
+};
+
+const TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Brokers 1 and 2, registered at offsets 3 and 4, fenced as they joined.
+fn joined() -> MetadataImage {
+    after(&[level_1(), level_2(), join(1, 1, None), join(2, 1, None)])
+}
+
+fn with(image: &MetadataImage, changes: &[SetPresence]) -> MetadataImage {
+    changes.iter().fold(image.clone(), |image, change| {
+        let applied = apply(&image, &crate::metadata::Command::SetPresence(*change));
+        applied.outcome.unwrap();
+        applied.image
+    })
+}
+
+fn both_active() -> MetadataImage {
+    after(&[
+        level_1(),
+        level_2(),
+        join(1, 1, None),
+        join(2, 1, None),
+        stand(1, 3, Presence::Active),
+        stand(2, 4, Presence::Active),
+    ])
+}
+
+fn said(broker: u32, epoch: i64, applied: u64) -> Heartbeat {
+    Heartbeat {
+        broker: BrokerId(broker),
+        epoch: BrokerEpoch::new(epoch).unwrap(),
+        applied: MetadataOffset::new(applied).unwrap(),
+        wants_to_stop: false,
+    }
+}
+
+fn summary(changes: &[SetPresence]) -> Vec<(u32, Presence)> {
+    changes.iter().map(|change| (change.broker.0, change.presence)).collect()
+}
+
+/// A liveness of a leader, and its clock.
+fn leading() -> (Liveness, ManualClock) {
+    let clock = ManualClock::default();
+    let mut liveness = Liveness::new(TIMEOUT);
+    liveness.lead(Some(1), clock.monotonic());
+    (liveness, clock)
+}
+
+#[test]
+fn who_has_applied_its_registration_is_taken_in() {
+    let (mut liveness, clock) = leading();
+    let image = joined();
+    // (said, becomes)
+    let cases = [
+        (said(1, 3, 2), None),
+        (said(1, 2, 9), None),
+        (Heartbeat { wants_to_stop: true, ..said(1, 3, 9) }, None),
+        (said(1, 3, 3), Some(Presence::Active)),
+    ];
+    for (said, becomes) in cases {
+        liveness.heard(said, 1, clock.monotonic());
+        let expected: Vec<_> = becomes.into_iter().map(|presence| (1, presence)).collect();
+        assert_eq!(summary(&liveness.decide(&image, clock.monotonic())), expected, "{said:?}");
+    }
+    let changes = liveness.decide(&image, clock.monotonic());
+    let image = with(&image, &changes);
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty(), "once");
+}
+
+#[test]
+fn who_is_silent_for_the_session_timeout_is_fenced() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    liveness.heard(said(1, 3, 6), 1, clock.monotonic());
+    liveness.heard(said(2, 4, 6), 2, clock.monotonic());
+    clock.advance(TIMEOUT - Duration::from_millis(1));
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+    liveness.heard(said(2, 4, 6), 2, clock.monotonic());
+    clock.advance(Duration::from_millis(1));
+    let changes = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&changes), [(1, Presence::Fenced)]);
+    assert_eq!(changes[0].broker_epoch.get(), 3, "that run of it");
+    let image = with(&image, &changes);
+    liveness.heard(said(1, 3, 7), 1, clock.monotonic());
+    let back = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&back), [(1, Presence::Active)]);
+}
+
+#[test]
+fn a_new_leader_gives_everybody_a_full_session() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    clock.advance(TIMEOUT * 3);
+    liveness.lead(Some(2), clock.monotonic());
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+    clock.advance(TIMEOUT / 2);
+    liveness.lead(Some(2), clock.monotonic());
+    liveness.heard(said(1, 3, 6), 1, clock.monotonic());
+    clock.advance(TIMEOUT / 2);
+    let changes = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&changes), [(2, Presence::Fenced)], "never heard of in this term");
+    liveness.lead(None, clock.monotonic());
+    clock.advance(TIMEOUT * 3);
+    assert!(!liveness.leads() && liveness.decide(&image, clock.monotonic()).is_empty());
+}
+
+#[test]
+fn a_closed_connection_that_is_not_made_again_fences_at_once() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    let (old, new) = (liveness.dialled(), liveness.dialled());
+    liveness.heard(said(1, 3, 6), old, clock.monotonic());
+    liveness.heard(said(2, 4, 6), old, clock.monotonic());
+    // Broker 2 has a new one before the old one ends.
+    liveness.heard(said(2, 4, 6), new, clock.monotonic());
+    for broker in [1, 2] {
+        liveness.closed(BrokerId(broker), old, clock.monotonic());
+    }
+    clock.advance(REDIAL_GRACE - Duration::from_millis(1));
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(summary(&liveness.decide(&image, clock.monotonic())), [(1, Presence::Fenced)]);
+    // Dialled again, just in time or not.
+    let third = liveness.dialled();
+    liveness.heard(said(1, 3, 6), third, clock.monotonic());
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+}
+
+#[test]
+fn a_fenced_broker_whose_connection_closed_is_not_taken_in() {
+    let (mut liveness, clock) = leading();
+    let connection = liveness.dialled();
+    liveness.heard(said(1, 3, 9), connection, clock.monotonic());
+    liveness.closed(BrokerId(1), connection, clock.monotonic());
+    assert!(liveness.decide(&joined(), clock.monotonic()).is_empty());
+}
+
+#[test]
+fn an_earlier_run_neither_speaks_for_a_broker_nor_silences_it() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    liveness.heard(said(1, 3, 6), 1, clock.monotonic());
+    liveness.heard(Heartbeat { wants_to_stop: true, ..said(1, 1, 6) }, 2, clock.monotonic());
+    liveness.closed(BrokerId(1), 2, clock.monotonic());
+    clock.advance(REDIAL_GRACE);
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+}
+
+#[test]
+fn who_wants_to_stop_leaves_and_stops_when_the_others_know() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    let now = clock.monotonic();
+    liveness.heard(Heartbeat { wants_to_stop: true, ..said(1, 3, 6) }, 1, now);
+    liveness.heard(said(2, 4, 6), 2, now);
+    assert!(!liveness.may_stop(&image, BrokerId(1)));
+    let changes = liveness.decide(&image, now);
+    assert_eq!(summary(&changes), [(1, Presence::Leaving)]);
+    let image = with(&image, &changes);
+    assert!(liveness.decide(&image, now).is_empty());
+    assert!(!liveness.may_stop(&image, BrokerId(1)), "broker 2 does not know yet");
+    // Its heartbeats go on.
+    liveness.heard(Heartbeat { wants_to_stop: true, ..said(1, 3, 7) }, 1, now);
+    liveness.heard(said(2, 4, 7), 2, now);
+    assert!(liveness.may_stop(&image, BrokerId(1)));
+    assert!(!liveness.may_stop(&image, BrokerId(2)), "it does not want to");
+    assert!(!liveness.may_stop(&image, BrokerId(9)), "nobody");
+}
+
+#[test]
+fn a_broker_alone_is_neither_fenced_nor_kept_from_stopping() {
+    let (mut liveness, clock) = leading();
+    let alone = after(&[level_1(), crate::metadata::test_support::register(1, 1)]);
+    clock.advance(TIMEOUT * 2);
+    assert!(liveness.decide(&alone, clock.monotonic()).is_empty());
+    liveness.heard(Heartbeat { wants_to_stop: true, ..said(1, 2, 2) }, 1, clock.monotonic());
+    assert!(liveness.may_stop(&alone, BrokerId(1)));
+    // The last one of a cluster has nobody to wait for.
+    let image = with(
+        &both_active(),
+        &[SetPresence {
+            broker: BrokerId(2),
+            broker_epoch: BrokerEpoch::new(4).unwrap(),
+            presence: Presence::Fenced,
+        }],
+    );
+    liveness.heard(Heartbeat { wants_to_stop: true, ..said(1, 3, 7) }, 1, clock.monotonic());
+    let changes = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&changes), [(1, Presence::Leaving)]);
+    let image = with(&image, &changes);
+    liveness.decide(&image, clock.monotonic());
+    assert!(liveness.may_stop(&image, BrokerId(1)));
+}

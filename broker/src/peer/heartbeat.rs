@@ -1,0 +1,209 @@
+//! Says to the leader of the metadata quorum that this broker is there.
+//!
+//! On a thread and a connection of their own, so that nothing which this broker does keeps it from
+//! saying so. A lost connection is made again at once: whoever does not is taken for dead.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use riverrun_proto::{
+    epoch::BrokerEpoch,
+    ids::BrokerId,
+    rpc::internal::v1::{self as wire, broker_service_client::BrokerServiceClient},
+};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tonic::{Code, Status};
+
+use super::{
+    connect::{Backoff, dial},
+    hello::Card,
+    transport::Locate,
+};
+use crate::{controller::Leader, metadata::MetadataOffset};
+
+/// How long an answer may take before the connection is given up. Below the time after which a silent
+/// broker is fenced, so that there is time for another.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What this broker says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// Its registration.
+    pub epoch: BrokerEpoch,
+    /// All metadata up to here is carried out.
+    pub applied: MetadataOffset,
+    /// It wants to stop.
+    pub wants_to_stop: bool,
+}
+
+/// What the leader makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Heard {
+    /// A leader answers.
+    pub connected: bool,
+    /// This broker may stop.
+    pub may_stop: bool,
+}
+
+/// Sends heartbeats for as long as somebody holds the other end of `pulse`.
+pub struct Heart {
+    /// Who this node is.
+    pub card: Card,
+    /// Where others are.
+    pub locate: Locate,
+    /// Who leads.
+    pub leader: watch::Receiver<Option<Leader>>,
+    /// What to say; whatever changes is said at once.
+    pub pulse: watch::Receiver<Pulse>,
+    /// What the leader says.
+    pub heard: watch::Sender<Heard>,
+    /// How often to say it.
+    pub interval: Duration,
+}
+
+// === impl Heart ===
+
+impl Heart {
+    /// Until `pulse` is dropped.
+    pub async fn beat(mut self) {
+        tokio::select! {
+            () = gone(self.pulse.clone()) => {}
+            () = self.beat_on() => {}
+        }
+    }
+
+    /// Until the quorum is gone.
+    async fn beat_on(&mut self) {
+        let mut backoff = Backoff::default();
+        let mut said = String::new();
+        let mut leads = self.leader.clone();
+        loop {
+            let known = *leads.borrow_and_update();
+            let Some(leader) = known else {
+                if leads.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let ended = tokio::select! {
+                ended = self.talk_to(leader.node) => Some(ended),
+                // Whoever leads now waits for us.
+                _ = leads.wait_for(|now| *now != known) => None,
+            };
+            if self.heard.send_replace(Heard::default()).connected {
+                backoff.reset();
+            }
+            let Some(ended) = ended else {
+                if leads.has_changed().is_err() {
+                    return;
+                }
+                continue;
+            };
+            if let Err(why) = ended
+                && said != why.message()
+            {
+                why.message().clone_into(&mut said);
+                report(leader.node, &why);
+            }
+            // Until it may be asked again, or another leads.
+            let _ = timeout(backoff.pause(), leads.wait_for(|now| *now != known)).await;
+            if leads.has_changed().is_err() {
+                return;
+            }
+        }
+    }
+
+    /// One connection, to its end.
+    async fn talk_to(&self, leader: BrokerId) -> Result<(), Status> {
+        let mut failure = Status::unavailable("nobody said yet where it is");
+        for address in (self.locate)(leader) {
+            match dial(&address).await {
+                Ok(channel) => return self.talk_over(BrokerServiceClient::new(channel)).await,
+                Err(why) => failure = why,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn talk_over(
+        &self,
+        mut client: BrokerServiceClient<tonic::transport::Channel>,
+    ) -> Result<(), Status> {
+        let requests = {
+            let (pulse, hello) = (self.pulse.clone(), Some(self.card.hello(None)));
+            let mut beats = interval(self.interval);
+            beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            futures::stream::unfold((pulse, beats, hello), next_beat)
+        };
+        let late = |_| Status::deadline_exceeded("a heartbeat was not answered in time");
+        let patience = ANSWER_TIMEOUT + self.interval;
+        let opening = timeout(patience, client.heartbeat(requests));
+        let mut answers = opening.await.map_err(late)??.into_inner();
+        loop {
+            let answer = timeout(patience, answers.message()).await.map_err(late)??;
+            let Some(wire::HeartbeatResponse { may_stop }) = answer else { return Ok(()) };
+            self.heard.send_replace(Heard { connected: true, may_stop });
+        }
+    }
+}
+
+type Beats = (watch::Receiver<Pulse>, tokio::time::Interval, Option<wire::Hello>);
+
+async fn next_beat(
+    (mut pulse, mut beats, hello): Beats,
+) -> Option<(wire::HeartbeatRequest, Beats)> {
+    if hello.is_none() {
+        tokio::select! {
+            _ = beats.tick() => {}
+            changed = pulse.changed() => changed.ok()?,
+        }
+    }
+    let now = *pulse.borrow_and_update();
+    let request = wire::HeartbeatRequest {
+        hello,
+        broker_epoch: now.epoch.get(),
+        applied_offset: now.applied.get(),
+        wants_to_stop: now.wants_to_stop,
+    };
+    Some((request, (pulse, beats, None)))
+}
+
+/// Waits until nobody has anything to say any more.
+async fn gone(mut pulse: watch::Receiver<Pulse>) {
+    while pulse.changed().await.is_ok() {}
+}
+
+fn report(leader: BrokerId, why: &Status) {
+    let (node, why_text) = (leader.0, why.message());
+    if why.code() == Code::FailedPrecondition {
+        tracing::error!(node, why = why_text, "the leader of the quorum refuses this broker");
+    } else {
+        tracing::info!(node, why = why_text, "the leader of the quorum does not hear this broker");
+    }
+}
+
+impl fmt::Debug for Heart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heart").field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
+/// Where the sender of pulses and the receiver of answers are kept.
+#[derive(Debug)]
+pub struct Pacemaker {
+    /// What to say.
+    pub pulse: watch::Sender<Pulse>,
+    /// What was answered.
+    pub heard: watch::Receiver<Heard>,
+}
+
+impl Pacemaker {
+    /// Both ends: for the broker, and for [`Heart`].
+    pub fn new(first: Pulse) -> (Arc<Self>, watch::Receiver<Pulse>, watch::Sender<Heard>) {
+        let (pulse, said) = watch::channel(first);
+        let (answers, heard) = watch::channel(Heard::default());
+        (Arc::new(Self { pulse, heard }), said, answers)
+    }
+}

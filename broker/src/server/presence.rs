@@ -1,0 +1,155 @@
+//! Whether this broker is there, in the eyes of the cluster: it says so, waits to be taken in, and
+//! asks for leave before it stops. And, on the node that leads the quorum, who else is.
+
+use std::{sync::Arc, thread, time::Duration};
+
+use riverrun_proto::{epoch::BrokerEpoch, ids::BrokerId};
+use tokio::{runtime::Builder, time::timeout};
+
+use super::{StartError, io_error, membership::Membership};
+use crate::{
+    config::Config,
+    controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
+    metadata::{Command, MetadataOffset, Presence},
+    peer::heartbeat::{Heard, Heart, Pacemaker, Pulse},
+    service::internal::Door,
+    shutdown::Shutdown,
+};
+
+/// How often the leader looks who is there, beside each time it hears somebody.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long a broker that stops waits for others to take over what it leads.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// And for somebody to ask for leave, where nobody leads.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// This broker, to those who decide whether it is there.
+#[derive(Debug, Clone)]
+pub(super) struct OwnPresence {
+    pacemaker: Arc<Pacemaker>,
+    quorum: Arc<ClusterQuorum>,
+    me: BrokerId,
+}
+
+// === impl OwnPresence ===
+
+impl OwnPresence {
+    /// Begins to say that this broker is there, on a thread of its own.
+    pub(super) fn begin(
+        member: &Membership,
+        epoch: BrokerEpoch,
+        config: &Config,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let first = Pulse { epoch, applied: MetadataOffset::ZERO, wants_to_stop: false };
+        let (pacemaker, pulse, heard) = Pacemaker::new(first);
+        let heart = Heart {
+            card: member.card.clone(),
+            locate: member.locate.clone(),
+            leader: member.quorum.leader(),
+            pulse,
+            heard,
+            interval: config.broker.heartbeat_interval_ms,
+        };
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(io_error("starting the heartbeat thread"))?;
+        let stopping = shutdown.clone();
+        thread::Builder::new()
+            .name("heartbeat".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = heart.beat() => {}
+                        () = stopping.stopping() => {}
+                    }
+                });
+            })
+            .map_err(io_error("starting the heartbeat thread"))?;
+        let (quorum, me) = (Arc::clone(&member.quorum), member.identity.node);
+        Ok(Self { pacemaker, quorum, me })
+    }
+
+    /// All metadata up to `offset` is carried out here.
+    pub(super) fn applied(&self, offset: MetadataOffset) {
+        self.pacemaker.pulse.send_modify(|pulse| pulse.applied = offset);
+    }
+
+    /// Waits until this broker takes part.
+    pub(super) async fn taken_in(&self) {
+        let mut changes = self.quorum.subscribe();
+        while self.now() != Some(Presence::Active) {
+            if changes.next().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// How this broker stands.
+    pub(super) fn now(&self) -> Option<Presence> {
+        self.quorum.image().broker(self.me).map(|broker| broker.presence)
+    }
+
+    /// Asks for leave, and waits a little until others lead what this broker led; and hands on the
+    /// lead of the quorum. A broker that nobody answers stops all the same.
+    pub(super) async fn leave(&self) {
+        self.pacemaker.pulse.send_modify(|pulse| pulse.wants_to_stop = true);
+        let mut heard = self.pacemaker.heard.clone();
+        let leave = async {
+            let answered = |heard: &Heard| heard.connected;
+            if timeout(LEADER_TIMEOUT, heard.wait_for(answered)).await.is_err() {
+                return false;
+            }
+            heard.wait_for(|heard| heard.may_stop).await.is_ok()
+        };
+        match timeout(LEAVE_TIMEOUT, leave).await {
+            Ok(true) => {}
+            Ok(false) | Err(_) => {
+                tracing::warn!("nobody took over from this broker in time; it stops all the same");
+            }
+        }
+        hand_over(self.quorum.here()).await;
+    }
+}
+
+/// Gives the lead of the quorum to another voter, where this node has it.
+async fn hand_over(quorum: &RaftQuorum) {
+    let me = quorum.voter();
+    let mut leader = quorum.leader();
+    let heirs: Vec<_> = quorum.voters().voting.into_iter().filter(|voter| *voter != me).collect();
+    for heir in heirs {
+        if leader.borrow().is_none_or(|leader| leader.node != me.node) {
+            return;
+        }
+        quorum.transfer(heir.id);
+        // One that is away does not take it.
+        let taken = leader.wait_for(|leader| leader.is_some_and(|l| l.node != me.node));
+        let _ = timeout(LEADER_TIMEOUT, taken).await;
+    }
+}
+
+/// On whichever node leads the quorum: fences brokers that are gone, takes in those that are back.
+pub(super) async fn look_after(door: Door) {
+    let Ok(inside) = door.inside() else { return };
+    let quorum = &inside.quorum;
+    loop {
+        // Heartbeats wake it, so that nobody waits to be taken in.
+        let _ = timeout(LOOK_EVERY, inside.heard.notified()).await;
+        let changes = {
+            let (image, now) = (quorum.image(), inside.clock.monotonic());
+            let mut liveness = inside.liveness.lock();
+            liveness.lead(inside.term_led(), now);
+            liveness.decide(&image, now)
+        };
+        for change in changes {
+            let (broker, presence) = (change.broker.0, change.presence);
+            match quorum.here().propose(Command::SetPresence(change)).await {
+                Ok(_) if presence == Presence::Fenced => {
+                    tracing::warn!(broker, "a broker is not heard from and is fenced");
+                }
+                Ok(_) => tracing::info!(broker, ?presence, "a broker stands differently now"),
+                // Somebody else leads, or it runs anew: whoever leads then looks again.
+                Err(why) => tracing::debug!(broker, ?presence, %why, "not changed"),
+            }
+        }
+    }
+}

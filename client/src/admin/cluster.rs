@@ -1,0 +1,134 @@
+//! Calls about the nodes of the cluster.
+
+use riverrun_proto::ids::BrokerId;
+
+use super::Admin;
+use crate::{address::Address, error::Result};
+
+/// The cluster, its metadata quorum and its brokers, as one broker knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClusterDescription {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// The broker that answered.
+    pub answered_by: BrokerId,
+    /// The node that leads the metadata quorum; `None`: nobody that this broker knows of.
+    pub leader: Option<BrokerId>,
+    /// Its term.
+    pub leader_term: u64,
+    /// How far the metadata of the broker that answered goes.
+    pub metadata_offset: u64,
+    /// Which rules the metadata log follows.
+    pub feature_level: u32,
+    /// The nodes of the metadata quorum.
+    pub nodes: Vec<QuorumNode>,
+    /// All registered brokers.
+    pub brokers: Vec<BrokerState>,
+}
+
+/// A node of the metadata quorum, on a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QuorumNode {
+    /// Its id.
+    pub id: BrokerId,
+    /// Of its data directory, 32 hexadecimal digits: a disk that was wiped is another node.
+    pub directory_id: String,
+    /// What it does.
+    pub role: QuorumRole,
+}
+
+/// What a node does in the metadata quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuorumRole {
+    /// Votes.
+    Voter,
+    /// Is sent the metadata log, and does not vote.
+    Listener,
+    /// Votes until the change of voters that is under way is made.
+    Leaving,
+}
+
+/// A broker as the cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerState {
+    /// Its id.
+    pub id: BrokerId,
+    /// Where clients reach it.
+    pub address: String,
+    /// Where other nodes reach it; empty: it said nothing of that.
+    pub internal_address: String,
+    /// Its rack or zone.
+    pub rack: Option<String>,
+    /// Whether it takes part.
+    pub presence: BrokerPresence,
+    /// Of this run of its process.
+    pub epoch: i64,
+    /// Partitions with a replica on it.
+    pub replicas: u32,
+    /// Of these, partitions that it leads.
+    pub leads: u32,
+}
+
+/// Whether a broker takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BrokerPresence {
+    /// It does.
+    Active,
+    /// It is about to stop.
+    Leaving,
+    /// It was not heard from, or has not caught up yet.
+    Fenced,
+}
+
+impl Admin {
+    /// The nodes of the cluster, its metadata quorum and its brokers. Cancel safe.
+    ///
+    /// # Errors
+    /// If no broker answers in time.
+    pub async fn describe_cluster(&self) -> Result<ClusterDescription> {
+        let connections = self.client.connections();
+        let call = |at: Address| async move { connections.describe_cluster(&at).await };
+        self.look(call).await
+    }
+
+    /// Lets a node that has the metadata log vote on it, once it has caught up; gives all nodes of
+    /// the quorum as they are then. A node that votes stays as it is.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out. Asking again is safe.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such node.
+    pub async fn add_voter(&self, node: BrokerId) -> Result<Vec<QuorumNode>> {
+        let connections = self.client.connections();
+        let call = |at: Address| async move { connections.add_voter(&at, node).await };
+        self.change(call).await
+    }
+
+    /// Takes a node out of the vote; gives all nodes of the quorum as they are then. As long as its
+    /// process runs it goes on as a listener. `directory_id` says which, where the node is there
+    /// with several data directories.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such node.
+    pub async fn remove_voter(
+        &self,
+        node: BrokerId,
+        directory_id: Option<&str>,
+    ) -> Result<Vec<QuorumNode>> {
+        let connections = self.client.connections();
+        let directory = &directory_id.unwrap_or_default().to_owned();
+        let call = |at: Address| async move {
+            connections.remove_voter(&at, node, directory.clone()).await
+        };
+        self.change(call).await
+    }
+}
