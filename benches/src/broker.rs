@@ -169,6 +169,7 @@ impl Broker {
             "network.grpc.listen=127.0.0.1:0",
             "network.http.listen=127.0.0.1:0",
             "network.internal.listen=127.0.0.1:0",
+            "network.internal.listen=127.0.0.1:0",
             &format!("broker.data.dir={data}"),
             "telemetry.log.filter=warn",
         ] {
