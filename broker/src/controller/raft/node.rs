@@ -305,7 +305,11 @@ impl Node {
                 let own = self.raw.raft.raft_log.persisted;
                 self.raw.raft.raft_log.commit_to(own);
             }
-            if let Some(context) = self.barriers.begin(self.options.heartbeat_ticks * 2) {
+            // Raft drops what is asked of a leader that has committed nothing in its term yet; a round
+            // begun too early would cost a broker alone most of the time of its start.
+            let answers = !self.is_leader() || self.raw.raft.commit_to_current_term();
+            if answers && let Some(context) = self.barriers.begin(self.options.heartbeat_ticks * 2)
+            {
                 self.raw.read_index(context);
             }
             self.admit();
