@@ -20,7 +20,8 @@
 //! | [`membership`] | who votes; from one node to three |
 //! | `trace` | Raft's words in our log |
 //! | `mutation` | bugs for the simulation to find |
-//! | `sim` | the simulation (tests) |
+//! | [`stepped`] | a node without threads, for whoever simulates whole brokers |
+//! | `sim` | the simulation of the quorum alone (tests) |
 
 mod apply;
 mod barriers;
@@ -34,6 +35,7 @@ mod proposals;
 pub mod quorum;
 #[cfg(test)]
 mod sim;
+pub mod stepped;
 mod trace;
 pub mod transport;
 mod types;
@@ -43,6 +45,7 @@ mod writes;
 pub use self::{
     membership::{ChangeError, Step},
     quorum::{RaftOptions, RaftQuorum, RaftStats, Voters},
+    stepped::SteppedNode,
     transport::{NoPeers, Transport},
     types::NodeStats,
 };

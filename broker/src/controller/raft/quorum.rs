@@ -338,7 +338,7 @@ pub struct Voters {
 }
 
 impl Voters {
-    fn of(membership: &Membership) -> Self {
+    pub(super) fn of(membership: &Membership) -> Self {
         Self {
             voting: membership.voters.clone(),
             listening: membership.learners.clone(),
@@ -348,7 +348,7 @@ impl Voters {
 }
 
 impl RaftOptions {
-    fn node(&self, seed: u64) -> NodeOptions {
+    pub(super) fn node(&self, seed: u64) -> NodeOptions {
         NodeOptions {
             election_ticks: self.election_ticks,
             heartbeat_ticks: self.heartbeat_ticks,
