@@ -66,7 +66,7 @@ use riverrun_proto::{
     ids::{BrokerId, ClusterId},
     rpc::{self, v1},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tonic::{
     service::Routes,
     transport::{Server, server::Router},
@@ -80,14 +80,16 @@ use v1::{
     produce_service_server::ProduceServiceServer,
 };
 
-use self::{core::Core, held::AroundCalls, limits::Limits};
+use self::{
+    connections::Places, core::Core, held::AroundCalls, limits::Limits, responsive::Responsive,
+};
 use crate::{
     clock::Clock,
     config::NetworkConfig,
     controller::{Controller, ProducerIds},
     partition::registry::Registry,
     shutdown::Shutdown,
-    telemetry::{Bounds, RequestMetrics, TopicMetrics, Usage},
+    telemetry::{Bounds, RequestMetrics, TopicMetrics},
 };
 
 /// Header list of a request: ours have a few hundred bytes.
@@ -132,15 +134,13 @@ pub async fn serve(listener: TcpListener, env: ServiceEnv, bounds: &Bounds) {
     let shutdown = env.shutdown.clone();
     let _running = shutdown.register("gRPC service");
     let max = env.network.max_connections as usize;
-    let places = Arc::new(Semaphore::new(max));
-    let full = bounds.watch("network.max.connections", {
-        let places = Arc::clone(&places);
-        move || Usage { used: (max - places.available_permits()) as u64, limit: max as u64 }
-    });
+    let places = Places::new("network.max.connections", max, bounds);
     // As long as keepalive takes to give a peer up; it cannot where the peer takes nothing.
     let silence_max = env.network.keepalive_interval_ms + env.network.keepalive_timeout_ms;
-    let connections =
-        connections::accept(listener, places, full, silence_max, env.requests.clone());
+    let requests = env.requests.clone();
+    let connections = connections::accept(listener, places, move |stream| {
+        Responsive::new(stream, silence_max, requests.clone())
+    });
     let router = router(env, bounds);
     let draining = shutdown.clone();
     let drained =

@@ -3,7 +3,6 @@
 //! | file | what |
 //! |---|---|
 //! | `broker` | `BrokerService`: who is there |
-//! | `places` | as many connections as there may be |
 //! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //! | [`replication`] | `ReplicationService`: followers of partitions that this broker leads |
 //!
@@ -12,7 +11,6 @@
 //! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
 
 mod broker;
-mod places;
 mod quorum;
 pub mod replication;
 
@@ -29,20 +27,20 @@ use riverrun_proto::{
         broker_service_server::BrokerServiceServer, quorum_service_server::QuorumServiceServer,
     },
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, Semaphore},
-};
+use tokio::{net::TcpListener, sync::Notify};
 use tonic::{Status, service::Routes, transport::Server};
 
+use super::connections::{self, Places};
 use crate::{
     clock::Clock,
     controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
     peer::Card,
     shutdown::Shutdown,
-    telemetry::{Bounds, Usage},
+    telemetry::Bounds,
 };
 
+/// Connections at once: a handful for each node, of more nodes than any cluster has.
+const CONNECTIONS_MAX: usize = 1024;
 /// Silence before a node is asked whether it is there, and how long it may take to say so.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
 /// Calls and streams at once on one connection. A node uses a handful.
@@ -117,15 +115,8 @@ impl Inside {
 pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
     let shutdown = door.shutdown.clone();
     let _running = shutdown.register("internal service");
-    let places = Arc::new(Semaphore::new(places::CONNECTIONS_MAX));
-    let full = bounds.watch("network.internal.connections", {
-        let places = Arc::clone(&places);
-        move || {
-            let limit = places::CONNECTIONS_MAX as u64;
-            Usage { used: limit - places.available_permits() as u64, limit }
-        }
-    });
-    let incoming = places::accept(listener, places, full);
+    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, &bounds);
+    let incoming = connections::accept(listener, places, |stream| stream);
     let served = Server::builder()
         .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
