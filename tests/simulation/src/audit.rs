@@ -10,7 +10,6 @@ use riverrun_proto::{limits::PRODUCER_BATCHES_REMEMBERED, offset::Offset, record
 use crate::{
     mirror::{Entry, Mirror},
     producer::{Outcome, Producer},
-    setup::BROKERS,
     shell::read_all,
     world::World,
 };
@@ -37,7 +36,7 @@ impl<R: Rules> World<R> {
     fn audit_logs(&self, partition: usize) -> Result<Vec<Bytes>, String> {
         let ledger = &self.stage.ledgers[partition];
         let mut first: Option<Vec<Bytes>> = None;
-        for broker in 0..BROKERS {
+        for broker in 0..self.stage.setup.brokers {
             let shell = self.brokers[broker].process.as_ref().map(|p| &p.shells[partition]);
             let shell = shell.ok_or("L1: a broker is down")?;
             let at = |what: String| format!("{what} (p{partition} at b{broker})");

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use riverrun_broker::{
+    controller::OpenError,
     io::{Failure, WriteMode},
     log::{Log, LogBudgets, LogConfig, LogEnv, LogError, PartitionMeta, Read, SaltSource},
     metadata::{Delta, MetadataImage, Partition, Presence},
@@ -21,9 +22,10 @@ use crate::{
     controller::{broker_id, incarnation, partition_id, topic},
     coverage::Fact,
     machine::{DATA, Machine},
+    member::Member,
     message::{Body, Connection, End, Envelope, Node, Readable},
     mirror::Entry,
-    setup::Setup,
+    setup::{Metadata, Setup},
     shell::{Around, Make, Shell, working::Works},
     stage::{self, Stage},
 };
@@ -64,6 +66,8 @@ pub struct Process<R: Rules> {
     incarnation: IncarnationId,
     epoch: Option<BrokerEpoch>,
     image: Arc<MetadataImage>,
+    /// Its node of the metadata quorum, if there is one.
+    pub member: Option<Member>,
     uplinks: BTreeMap<BrokerId, Connection>,
     failure: Failure,
 }
@@ -82,7 +86,7 @@ impl<R: Rules> Broker<R> {
     pub fn new(number: usize, rules: R, setup: &Setup) -> Self {
         let ignored = setup.plant.and_then(crate::plant::Plant::ignored_sync);
         let seed = setup.seed.wrapping_mul(31).wrapping_add(number as u64);
-        let machine = Machine::new(seed, setup.work_us, ignored);
+        let machine = Machine::new(number, seed, setup, ignored);
         Self { number, machine, process: None, lost_at: None, rules, runs: 0 }
     }
 
@@ -123,6 +127,10 @@ impl<R: Rules> Broker<R> {
             }
         }
         let end = End { node: Node::Broker(self.number), run: self.runs };
+        let member = match stage.setup.metadata {
+            Metadata::Ideal => None,
+            Metadata::Quorum => Some(self.open_member(end, &failure, stage)?),
+        };
         stage.network.note_up(end);
         self.process = Some(Process {
             end,
@@ -134,12 +142,30 @@ impl<R: Rules> Broker<R> {
             incarnation: incarnation(self.number, self.runs),
             epoch: None,
             image: Arc::default(),
+            member,
             uplinks: BTreeMap::new(),
             failure,
         });
         stage.schedule.after(Duration::ZERO, stage::Event::Tick { at: end });
         stage.is_dirty = true;
+        self.with_process(stage, Process::begin_attending);
         Ok(())
+    }
+
+    /// Its node of the quorum. S14: what is on the disk can be read, unless a read fails on purpose.
+    fn open_member(
+        &self,
+        end: End,
+        failure: &Failure,
+        stage: &mut Stage,
+    ) -> Result<Member, NotStarted> {
+        Member::start(&self.machine, failure, end, stage).map_err(|error| {
+            stage.say(format_args!("b{} has no metadata log: {error}", self.number));
+            if let OpenError::Damaged { .. } = error {
+                stage.fail(format!("S14: b{}: {error}", self.number));
+            }
+            if failure.is_failed() { NotStarted::DiskFailed } else { NotStarted::TryAgain }
+        })
     }
 
     /// As the registry does: a directory that a crash left half-made is taken over.
@@ -199,7 +225,7 @@ impl<R: Rules> Broker<R> {
 
     /// A process whose directory has failed can do nothing any more.
     pub fn has_failed(&self) -> bool {
-        self.process.as_ref().is_some_and(|process| process.failure.is_failed())
+        self.process.as_ref().is_some_and(Process::has_failed)
     }
 
     /// The process stops in order: whether all its logs were closed.
@@ -217,6 +243,7 @@ impl<R: Rules> Broker<R> {
 impl<R: Rules> Process<R> {
     /// The regular look at things.
     pub fn tick(&mut self, machine: &mut Machine, stage: &mut Stage) {
+        self.look_at_quorum(machine, stage);
         let every = stage.setup.lag_time_max / 10;
         stage.schedule.after(every, stage::Event::Tick { at: self.end });
         let Node::Broker(number) = self.end.node else { return };
@@ -225,22 +252,29 @@ impl<R: Rules> Process<R> {
             Some(epoch) if self.leaves => Body::Leave { epoch },
             Some(epoch) => self.heartbeat(epoch),
         };
-        stage.send(self.end.node, Node::Controller, body);
-        if let (Some(epoch), true) = (self.epoch, self.leaves) {
-            let heartbeat = self.heartbeat(epoch);
-            stage.send(self.end.node, Node::Controller, heartbeat);
+        if let Some(controller) = self.controller() {
+            stage.send(self.end.node, controller, body);
+            if let (Some(epoch), true) = (self.epoch, self.leaves) {
+                let heartbeat = self.heartbeat(epoch);
+                stage.send(self.end.node, controller, heartbeat);
+            }
         }
         if self.begun {
             self.each(machine, stage, Shell::tick);
         }
         if self.leaves && self.leads_nothing(broker_id(number)) {
+            let mut handed_on = false;
+            self.in_quorum(machine, stage, |member, stage| handed_on = member.hand_on(stage));
+            if handed_on {
+                return;
+            }
             stage.schedule.after(Duration::ZERO, stage::Event::StopNow { at: self.end });
         }
     }
 
     fn heartbeat(&self, epoch: BrokerEpoch) -> Body {
         let copies = self.shells.iter().map(Shell::extent).collect();
-        Body::Heartbeat { epoch, applied: self.image.offset(), copies }
+        Body::Heartbeat { epoch, applied: self.image.offset(), copies, leaves: self.leaves }
     }
 
     fn leads_nothing(&self, me: BrokerId) -> bool {
@@ -259,7 +293,15 @@ impl<R: Rules> Process<R> {
                 machine.whole_since = Some(epoch);
                 self.begin(machine, stage);
             }
-            Body::Metadata(image) => self.follow(image, machine, stage),
+            Body::Metadata(image) => self.follow(image, None, machine, stage),
+            Body::Quorum { message } => {
+                self.in_quorum(machine, stage, |member, _| member.node().receive(&message));
+            }
+            body @ (Body::Join { .. }
+            | Body::Heartbeat { .. }
+            | Body::Propose { .. }
+            | Body::Enlist { .. }
+            | Body::Identify { .. }) => self.hear_for_controller(from, body, machine, stage),
             body if self.begun => match (body, on) {
                 (Body::Refused { partition, leader_epoch, partition_epoch }, _) => {
                     let refused = Event::IsrRefused { leader_epoch, partition_epoch };
@@ -274,6 +316,25 @@ impl<R: Rules> Process<R> {
                 (body, Some(on)) => self.hear_on(on, body, machine, stage),
                 _ => {}
             },
+            _ => {}
+        }
+    }
+
+    /// Something for the controller: it is here, or a client has to be passed on.
+    fn hear_for_controller(
+        &mut self,
+        from: Node,
+        body: Body,
+        machine: &mut Machine,
+        stage: &mut Stage,
+    ) {
+        let leads = self.member.as_ref().is_some_and(|member| member.leads().is_some());
+        match (leads, from, self.controller()) {
+            (true, ..) => {
+                self.in_quorum(machine, stage, |member, stage| member.hear(from, body, stage));
+            }
+            (false, Node::Client(_), Some(leader)) => stage.send(self.end.node, leader, body),
+            // Brokers ask again, whoever leads by then.
             _ => {}
         }
     }
@@ -322,7 +383,13 @@ impl<R: Rules> Process<R> {
     }
 
     /// Newer metadata, be it the next or much later: what lies between is the difference.
-    fn follow(&mut self, image: Arc<MetadataImage>, machine: &mut Machine, stage: &mut Stage) {
+    pub fn follow(
+        &mut self,
+        image: Arc<MetadataImage>,
+        deltas: Option<Vec<Delta>>,
+        machine: &mut Machine,
+        stage: &mut Stage,
+    ) {
         if image.offset() <= self.image.offset() {
             return;
         }
@@ -330,7 +397,7 @@ impl<R: Rules> Process<R> {
         if !self.begun {
             return self.begin(machine, stage);
         }
-        let deltas = Delta::between(&before, &image);
+        let deltas = deltas.unwrap_or_else(|| Delta::between(&before, &image));
         for delta in &deltas {
             if let Delta::BrokerRegistered(broker) = delta {
                 let standing = standing(broker);
@@ -435,9 +502,9 @@ impl<R: Rules> Process<R> {
         stage: &mut Stage,
         f: impl FnOnce(&mut Shell<R>, &mut Around<'_>),
     ) {
-        let wall = machine.wall(stage.now());
+        let (wall, controller) = (machine.wall(stage.now()), self.controller());
         let Self { shells, works, uplinks, end, .. } = self;
-        let mut around = Around { stage, me: *end, works, uplinks, wall };
+        let mut around = Around { stage, me: *end, works, uplinks, wall, controller };
         if let Some(shell) = shells.get_mut(partition) {
             f(shell, &mut around);
         }
@@ -452,6 +519,11 @@ impl<R: Rules> Process<R> {
         for partition in 0..self.shells.len() {
             self.one(partition, machine, stage, &f);
         }
+    }
+
+    /// Whether its directory has failed: it can do nothing any more.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_failed()
     }
 
     /// The registration of this run.

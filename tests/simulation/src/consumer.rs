@@ -9,7 +9,6 @@ use riverrun_proto::offset::Offset;
 use crate::{
     message::{Body, End, Node, Readable},
     mirror::Entry,
-    setup::BROKERS,
     stage::{Event, Stage},
 };
 
@@ -39,8 +38,12 @@ impl Consumer {
         let again = stage.random.millis(5, 60);
         stage.schedule.after(again, Event::Client { client: self.number });
         if stage.random.permille(100) {
-            self.broker = stage.random.index(BROKERS);
+            self.broker = stage.random.index(stage.setup.brokers);
         }
+        self.fetch(stage);
+    }
+
+    fn fetch(&self, stage: &mut Stage) {
         let fetch = Body::Fetch { partition: self.partition, from: self.position };
         stage.send(Node::Client(self.number), Node::Broker(self.broker), fetch);
     }
@@ -52,8 +55,15 @@ impl Consumer {
             return;
         }
         match read {
-            Ok(batches) => self.read(&batches, stage),
-            Err(Readable::NotHere) => self.broker = stage.random.index(BROKERS),
+            Ok(batches) => {
+                self.read(&batches, stage);
+                // While faults go on it lags, and reads what is cold; then it goes on at once, so that
+                // how much was written is no matter of liveness.
+                if stage.is_calm && !batches.is_empty() {
+                    self.fetch(stage);
+                }
+            }
+            Err(Readable::NotHere) => self.broker = stage.random.index(stage.setup.brokers),
             Err(Readable::OutOfRange { start, .. }) => {
                 if start > stage.ledgers[self.partition].deleted() {
                     stage.fail(format!("S12: the log begins at {start}, nobody asked for that"));

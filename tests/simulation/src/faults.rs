@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use riverrun_broker::{
     io::sim::{Fault, PowerCut},
-    metadata::Command,
-    metadata::command::{Choice, ElectLeader},
+    metadata::command::Choice,
     replica::{Durability, Rules},
 };
 
@@ -15,7 +14,6 @@ use crate::{
     controller::{broker_id, broker_number, partition_id},
     coverage::Fact,
     message::Node,
-    setup::BROKERS,
     stage::{Event, Mend},
     world::World,
 };
@@ -81,7 +79,7 @@ impl<R: Rules> World<R> {
         let mut at = self.stage.random.below(weights.iter().sum());
         for (kind, weight) in Kind::ALL.iter().zip(weights) {
             if at < weight {
-                let broker = self.stage.random.index(BROKERS);
+                let broker = self.whom_to_strike();
                 self.stage.say(format_args!("fault {kind:?} at b{broker}"));
                 return self.strike(*kind, broker);
             }
@@ -101,8 +99,9 @@ impl<R: Rules> World<R> {
             Kind::DiskFull => self.fill_disk(broker),
             Kind::SlowDisk => self.slow_disk(broker),
             Kind::IoError if is_up => self.fail_some_call(broker),
-            Kind::SyncError if is_up && self.may_lose(broker) => {
+            Kind::SyncError if is_up && self.may_lose_disk(broker) => {
                 self.stage.note(Fact::SyncFailed);
+                self.brokers[broker].machine.is_doomed = true;
                 self.note_lost(broker);
                 let after = self.stage.random.below(20);
                 self.brokers[broker].machine.disk.fail_after(after, Fault::SyncError);
@@ -113,7 +112,10 @@ impl<R: Rules> World<R> {
             Kind::HandOver => self.hand_over(broker),
             Kind::NewController => {
                 let now = self.stage.now();
-                self.controller.forget_sessions(now);
+                match &mut self.controller {
+                    Some(controller) => controller.forget_sessions(now),
+                    None => self.hand_on_quorum(),
+                }
             }
             Kind::Delete if self.stage.setup.deletes => self.delete_records(),
             _ => {}
@@ -124,11 +126,11 @@ impl<R: Rules> World<R> {
     /// without what was acknowledged, and one that lost it has it again once it is back in every
     /// ISR.
     pub fn may_lose(&self, broker: usize) -> bool {
-        let image = self.controller.image();
+        let image = self.stage.decided.image();
         let mut lost = 1;
         for other in self.brokers.iter().filter(|other| other.number != broker) {
             let Some(lost_at) = other.lost_at else { continue };
-            let is_back = self.controller.epoch_of(other.number) > Some(lost_at)
+            let is_back = self.stage.decided.epoch_of(other.number) > Some(lost_at)
                 && (0..self.stage.setup.partitions).all(|at| {
                     let id = broker_id(other.number);
                     image.partition(partition_id(at)).is_some_and(|p| p.isr.contains(&id))
@@ -141,7 +143,8 @@ impl<R: Rules> World<R> {
     /// A read that fails may be tried again; a write that does costs the directory.
     fn fail_some_call(&mut self, broker: usize) {
         self.stage.note(Fact::IoError);
-        let fault = if self.stage.random.permille(500) && self.may_lose(broker) {
+        let fault = if self.stage.random.permille(500) && self.may_lose_disk(broker) {
+            self.brokers[broker].machine.is_doomed = true;
             self.note_lost(broker);
             Fault::WriteError
         } else {
@@ -152,7 +155,7 @@ impl<R: Rules> World<R> {
     }
 
     fn note_lost(&mut self, broker: usize) {
-        self.brokers[broker].lost_at = self.controller.epoch_of(broker);
+        self.brokers[broker].lost_at = self.stage.decided.epoch_of(broker);
     }
 
     fn crash(&mut self, broker: usize) {
@@ -171,6 +174,9 @@ impl<R: Rules> World<R> {
         let target = &mut self.brokers[broker];
         target.machine.disk.off_after(operations);
         if let Some(process) = &mut target.process {
+            if let Some(member) = &mut process.member {
+                member.node().perform();
+            }
             process.works.run_into_death();
         }
         self.end_process(broker, !power_too);
@@ -221,7 +227,7 @@ impl<R: Rules> World<R> {
         }
         self.stage.note(Fact::Blackout);
         let worst = self.stage.random.permille(600);
-        for broker in 0..BROKERS {
+        for broker in 0..self.stage.setup.brokers {
             self.end_process(broker, false);
             let cut = if worst { PowerCut::LoseUnsynced } else { self.any_cut() };
             self.cut_power(broker, cut);
@@ -267,8 +273,12 @@ impl<R: Rules> World<R> {
 
     fn cut_one_way(&mut self, broker: usize) {
         self.stage.note(Fact::CutOneWay);
-        let other = self.stage.random.index(BROKERS + 1);
-        let other = if other == BROKERS { Node::Controller } else { Node::Broker(other) };
+        let brokers = self.stage.setup.brokers;
+        let other = self.stage.random.index(brokers + 1);
+        let other = match other {
+            controller if controller == brokers => self.controller_node(),
+            other => Node::Broker(other),
+        };
         if self.stage.random.permille(500) {
             self.stage.network.cut(Node::Broker(broker), other);
         } else {
@@ -280,7 +290,7 @@ impl<R: Rules> World<R> {
     fn isolate(&mut self, broker: usize) {
         self.stage.note(Fact::Isolated);
         let me = Node::Broker(broker);
-        let others = (0..BROKERS).map(Node::Broker).filter(|other| *other != me);
+        let others = (0..self.stage.setup.brokers).map(Node::Broker).filter(|other| *other != me);
         // Clients may still reach it: they must not be told what is not so.
         for other in others.chain([Node::Controller]) {
             self.stage.network.cut(me, other);
@@ -291,14 +301,14 @@ impl<R: Rules> World<R> {
 
     fn hand_over(&mut self, broker: usize) {
         let partition = self.stage.random.index(self.stage.setup.partitions);
-        let state = self.controller.partition(partition);
         let preferred = self.stage.random.permille(300);
         let choice = if preferred { Choice::Preferred } else { Choice::Member(broker_id(broker)) };
-        let expected = state.partition_epoch;
-        let elect = ElectLeader { partition: partition_id(partition), expected, choice };
-        self.controller.order(Command::ElectLeader(elect), &mut self.stage);
-        if self.controller.partition(partition).leader_epoch > state.leader_epoch {
-            self.stage.note(Fact::HandedOver);
+        let Self { stage, controller, .. } = self;
+        if let Some(controller) = controller {
+            controller.hand_over(partition, choice);
+            controller.take_told(stage);
+        } else {
+            self.at_quorum_leader(|member, _| member.controller.hand_over(partition, choice));
         }
     }
 
@@ -306,7 +316,7 @@ impl<R: Rules> World<R> {
     /// that is current; here at the boundary of a batch.
     fn delete_records(&mut self) {
         let partition = self.stage.random.index(self.stage.setup.partitions);
-        let Some(leader) = self.controller.partition(partition).leader.map(broker_number) else {
+        let Some(leader) = self.stage.decided.partition(partition).leader.map(broker_number) else {
             return;
         };
         let share = self.stage.random.index(100);

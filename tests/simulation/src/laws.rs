@@ -20,7 +20,7 @@ use crate::{
 impl<R: Rules> World<R> {
     /// The first law that is broken.
     pub fn violation(&self) -> Option<String> {
-        let image = self.controller.image();
+        let image = self.stage.decided.image();
         (0..self.stage.setup.partitions).find_map(|at| {
             let partition = image.partition(partition_id(at))?;
             self.incomplete(at, partition)
@@ -34,7 +34,7 @@ impl<R: Rules> World<R> {
     /// A broker's copy, if its process takes part in the run that is registered.
     fn current(&self, broker: usize, partition: usize) -> Option<&Shell<R>> {
         let process = self.brokers[broker].process.as_ref()?;
-        let registered = process.begun && process.epoch() == self.controller.epoch_of(broker);
+        let registered = process.begun && process.epoch() == self.stage.decided.epoch_of(broker);
         process.shells.get(partition).filter(|_| registered)
     }
 

@@ -3,11 +3,20 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use riverrun_broker::io::{
-    Disk, SyncPoint,
-    sim::{PowerCut, SimDisk},
+use riverrun_broker::{
+    controller::raft::Voter,
+    io::{
+        Disk, SyncPoint,
+        sim::{PowerCut, SimDisk},
+    },
 };
 use riverrun_proto::{epoch::BrokerEpoch, timestamp::Timestamp};
+
+use crate::{
+    member,
+    plant::Plant,
+    setup::{Metadata, Setup},
+};
 
 /// Where partitions are.
 pub const DATA: &str = "/data";
@@ -23,25 +32,37 @@ pub struct Machine {
     pub is_clean: bool,
     /// What its wall clock is off by, in milliseconds.
     pub skew_ms: i64,
+    /// Its name in the metadata quorum, if there is one; another with every disk.
+    pub voter: Option<Voter>,
+    /// Its disk is about to fail.
+    pub is_doomed: bool,
     /// How long its disk takes for a piece of work, in microseconds.
     pub work_us: (u64, u64),
     ignored: Option<SyncPoint>,
     disks: u64,
     seed: u64,
+    number: usize,
+    plant: Option<Plant>,
 }
 
 impl Machine {
     /// With an empty disk. `ignored`: a sync that does nothing.
-    pub fn new(seed: u64, work_us: (u64, u64), ignored: Option<SyncPoint>) -> Self {
+    pub fn new(number: usize, seed: u64, setup: &Setup, ignored: Option<SyncPoint>) -> Self {
+        let has_voter = setup.metadata == Metadata::Quorum;
+        let work_us = setup.work_us;
         let mut machine = Self {
             disk: SimDisk::new(seed),
             whole_since: None,
             is_clean: false,
             skew_ms: 0,
+            voter: has_voter.then(|| member::voter(number, 0, setup.plant)),
+            is_doomed: false,
             work_us,
             ignored,
             disks: 0,
             seed,
+            number,
+            plant: setup.plant,
         };
         machine.replace_disk();
         machine
@@ -56,6 +77,12 @@ impl Machine {
         self.disk.sync_dir(Path::new("/"), SyncPoint::DataDir).expect("an empty disk syncs");
         self.whole_since = None;
         self.is_clean = false;
+        self.is_doomed = false;
+        if self.voter.is_some() {
+            let voter = member::voter(self.number, self.disks, self.plant);
+            member::format(self, voter, self.number == 0 && self.disks == 1);
+            self.voter = Some(voter);
+        }
         self.hand_over();
     }
 

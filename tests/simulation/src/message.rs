@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use riverrun_broker::{
+    controller::raft::{Voter, stepped},
     metadata::{MetadataImage, MetadataOffset},
     partition::{Acks, ProduceError},
     replica::{
@@ -13,7 +14,7 @@ use riverrun_broker::{
 };
 use riverrun_proto::{
     epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch},
-    ids::{BrokerId, IncarnationId},
+    ids::{BrokerId, IncarnationId, ProducerId},
     offset::Offset,
 };
 
@@ -70,11 +71,17 @@ pub enum Body {
     /// A process runs.
     Join { incarnation: IncarnationId, whole_since: Option<BrokerEpoch> },
     /// It still does, has applied so much, and has copies that go so far.
-    Heartbeat { epoch: BrokerEpoch, applied: MetadataOffset, copies: Vec<Extent> },
+    Heartbeat { epoch: BrokerEpoch, applied: MetadataOffset, copies: Vec<Extent>, leaves: bool },
     /// It wants to stop.
     Leave { epoch: BrokerEpoch },
     /// A leader wants another ISR.
     Propose { partition: usize, proposal: IsrProposal },
+
+    // --- among nodes of the metadata quorum ---
+    /// Raft's words.
+    Quorum { message: Bytes },
+    /// A node on a disk wants to vote.
+    Enlist { voter: Voter },
 
     // --- controller to broker ---
     /// The run is registered.
@@ -112,7 +119,12 @@ pub enum Body {
     /// Batches to be read.
     Fetch { partition: usize, from: Offset },
 
+    /// A producer id is wanted, where the controller is a broker's.
+    Identify { client: usize },
+
     // --- broker to client ---
+    /// A producer id.
+    Identity { id: ProducerId },
     /// What became of a batch.
     Produced { correlation_id: u64, outcome: Result<(Offset, bool), ProduceError> },
     /// Who leads, as far as known here.
@@ -173,6 +185,10 @@ impl fmt::Debug for Body {
                     proposal.isr, proposal.partition_epoch
                 )
             }
+            Self::Quorum { message } => write!(f, "quorum: {}", stepped::describe(message)),
+            Self::Enlist { voter } => write!(f, "enlist {:?}", voter.id),
+            Self::Identify { client } => write!(f, "an id for c{client}"),
+            Self::Identity { id } => write!(f, "id {id:?}"),
             Self::Joined { epoch, .. } => write!(f, "joined {epoch}"),
             Self::Metadata(image) => write!(f, "metadata {}", image.offset()),
             Self::Refused { partition, partition_epoch, .. } => {

@@ -92,6 +92,6 @@ impl Network {
 
     /// Whether anything gets through.
     pub fn is_cut(&self, from: Node, to: Node) -> bool {
-        self.cuts.contains(&(from, to))
+        from != to && self.cuts.contains(&(from, to))
     }
 }

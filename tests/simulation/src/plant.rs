@@ -8,6 +8,8 @@ use std::fmt;
 
 use riverrun_broker::{io::SyncPoint, replica::Mutation};
 
+use crate::setup::Metadata;
+
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
@@ -24,6 +26,12 @@ pub enum Plant {
     NewIdentityOnLoss,
     /// The producer takes the answer to one batch for that to the one before.
     AnswersMixedUp,
+    /// Of the quorum: a leader takes for decided what it has proposed.
+    ActsBeforeCommit,
+    /// Of the quorum: what came as an image instead of entries is not told to partitions.
+    SnapshotNotFollowed,
+    /// Of the quorum: a node whose disk was lost goes on under its old name.
+    WipedAsOld,
 }
 
 impl Plant {
@@ -50,11 +58,29 @@ impl Plant {
         core.map(Self::Core).into_iter().chain(log).chain(client).collect()
     }
 
+    /// Those that must be found over such a metadata log.
+    pub fn all_over(metadata: Metadata) -> Vec<Self> {
+        match metadata {
+            Metadata::Ideal => Self::all(),
+            Metadata::Quorum => Self::all_of_quorum(),
+        }
+    }
+
+    /// Those of the metadata quorum.
+    pub fn all_of_quorum() -> Vec<Self> {
+        vec![
+            Self::NoSync(SyncPoint::MetaWal),
+            Self::ActsBeforeCommit,
+            Self::SnapshotNotFollowed,
+            Self::WipedAsOld,
+        ]
+    }
+
     /// By its name.
     pub fn named(name: &str) -> Option<Self> {
         let core = Mutation::ALL.into_iter().map(Self::Core);
         let syncs = SyncPoint::ALL.iter().copied().map(Self::NoSync);
-        core.chain(syncs).chain(Self::all()).find(|plant| plant.to_string() == name)
+        core.chain(syncs).chain(Self::all()).chain(Self::all_of_quorum()).find(|plant| plant.to_string() == name)
     }
 
     /// The rule of the core that is broken.

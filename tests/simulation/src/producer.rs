@@ -22,8 +22,9 @@ use crate::{
     controller::{Controller, broker_number},
     coverage::Fact,
     message::{Body, Connection, End, Node},
+    metadata_log::Ideal,
     plant::Plant,
-    setup::{BROKERS, REQUEST_TIMEOUT},
+    setup::REQUEST_TIMEOUT,
     stage::{Event, Stage},
 };
 
@@ -31,6 +32,11 @@ use crate::{
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// The client's, shorter than the default so that it is reached.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Where producer ids come from: the ideal controller's, at once; or, over the quorum, a broker's
+/// answer.
+#[derive(Debug)]
+pub struct Identities<'a>(pub &'a mut Option<Controller<Ideal>>);
 
 /// See the module.
 #[derive(Debug)]
@@ -54,6 +60,9 @@ pub struct Producer {
     on_the_wire: BTreeSet<u64>,
     last_heard: Duration,
     asked_at: Duration,
+    asked_identity_at: Duration,
+    /// One that was asked for and has come.
+    identity: Option<ProducerId>,
     next_write: Duration,
     woken_at: Option<Duration>,
     last_answer: Option<Offset>,
@@ -108,6 +117,8 @@ impl Producer {
             on_the_wire: BTreeSet::new(),
             last_heard: Duration::ZERO,
             asked_at: Duration::ZERO,
+            asked_identity_at: Duration::ZERO,
+            identity: None,
             next_write: Duration::ZERO,
             woken_at: None,
             last_answer: None,
@@ -126,7 +137,7 @@ impl Producer {
     }
 
     /// Time has passed.
-    pub fn wake(&mut self, controller: &mut Controller, stage: &mut Stage) {
+    pub fn wake(&mut self, mut ids: Identities<'_>, stage: &mut Stage) {
         let now = stage.now();
         if self.woken_at.is_some_and(|at| at != now) {
             return;
@@ -147,9 +158,9 @@ impl Producer {
         self.shipped.expire(now);
         let waits = now.saturating_sub(self.last_heard) > REQUEST_TIMEOUT;
         if waits && !self.on_the_wire.is_empty() {
-            self.lose(controller, stage);
+            self.lose(&mut ids, stage);
         }
-        self.go_on(controller, stage);
+        self.go_on(&mut ids, stage);
     }
 
     fn write(&mut self, stage: &mut Stage) {
@@ -167,24 +178,31 @@ impl Producer {
     }
 
     /// Takes a message.
-    pub fn hear(&mut self, on: Option<Connection>, body: Body, c: &mut Controller, s: &mut Stage) {
+    pub fn hear(
+        &mut self,
+        on: Option<Connection>,
+        body: Body,
+        mut ids: Identities<'_>,
+        stage: &mut Stage,
+    ) {
         match body {
             Body::Leader { leader: Some(leader), epoch, .. } => self.learn(leader, epoch),
             Body::Produced { correlation_id, outcome }
                 if on.is_some() && on == self.link.map(|(on, _)| on) =>
             {
-                self.answered(correlation_id, outcome, s);
+                self.answered(correlation_id, outcome, stage);
             }
+            Body::Identity { id } => self.identity = Some(id),
             _ => {}
         }
-        self.go_on(c, s);
+        self.go_on(&mut ids, stage);
     }
 
     /// A connection is gone.
-    pub fn lost(&mut self, connection: Connection, c: &mut Controller, s: &mut Stage) {
+    pub fn lost(&mut self, connection: Connection, mut ids: Identities<'_>, stage: &mut Stage) {
         if self.link.is_some_and(|(on, _)| on == connection) {
-            self.lose(c, s);
-            self.go_on(c, s);
+            self.lose(&mut ids, stage);
+            self.go_on(&mut ids, stage);
         }
     }
 
@@ -232,7 +250,7 @@ impl Producer {
         }
     }
 
-    fn lose(&mut self, controller: &mut Controller, stage: &mut Stage) {
+    fn lose(&mut self, ids: &mut Identities<'_>, stage: &mut Stage) {
         if let Some((on, _)) = self.link.take() {
             stage.break_connection(on);
         }
@@ -244,16 +262,16 @@ impl Producer {
         self.shipped.lost(stage.now(), &untaken);
         if plant == Some(Plant::NewIdentityOnLoss)
             && self.identified
-            && let Some(id) = new_identity(controller, stage)
+            && let Some(id) = self.new_identity(ids, stage)
         {
             self.shipped.identify(id, 0);
         }
     }
 
     /// Sends what can be sent, and hands out answers.
-    fn go_on(&mut self, controller: &mut Controller, stage: &mut Stage) {
+    fn go_on(&mut self, ids: &mut Identities<'_>, stage: &mut Stage) {
         if let Some(lost) = self.shipped.wants_identity()
-            && let Some(id) = new_identity(controller, stage)
+            && let Some(id) = self.new_identity(ids, stage)
         {
             if lost.is_some() {
                 stage.note(Fact::NewIdentity);
@@ -288,7 +306,7 @@ impl Producer {
         let Some((leader, _)) = self.leader else {
             if stage.now() >= self.asked_at + ASK_EVERY {
                 self.asked_at = stage.now();
-                let broker = stage.random.index(BROKERS);
+                let broker = stage.random.index(stage.setup.brokers);
                 let ask = Body::Ask { partition: self.partition };
                 stage.send(me, Node::Broker(broker), ask);
             }
@@ -303,6 +321,20 @@ impl Producer {
         let to = Node::Broker(broker_number(leader));
         let on = stage.connect(End { node: me, run: 0 }, to);
         self.link = Some((on, leader));
+    }
+
+    /// A producer id that nobody else has; asked for, and here later, where the controller may be
+    /// anywhere.
+    fn new_identity(&mut self, ids: &mut Identities<'_>, stage: &mut Stage) -> Option<ProducerId> {
+        if let Some(controller) = ids.0 {
+            return controller.producer_id(self.number, stage);
+        }
+        if self.identity.is_none() && stage.now() >= self.asked_identity_at + ASK_EVERY {
+            self.asked_identity_at = stage.now();
+            let broker = Node::Broker(stage.random.index(stage.setup.brokers));
+            stage.send(Node::Client(self.number), broker, Body::Identify { client: self.number });
+        }
+        self.identity.take()
     }
 
     fn hand_out(&mut self, stage: &mut Stage) {
@@ -337,10 +369,6 @@ impl Producer {
             stage.schedule.at(next, Event::Client { client: self.number });
         }
     }
-}
-
-fn new_identity(controller: &mut Controller, stage: &mut Stage) -> Option<ProducerId> {
-    controller.producer_ids(stage).map(|block| block.first)
 }
 
 /// As `broker/src/service/status.rs` puts it on the wire.

@@ -7,7 +7,8 @@ use riverrun_broker::replica::Rules;
 use crate::{
     controller::{broker_number, partition_id},
     coverage::Fact,
-    setup::BROKERS,
+    member,
+    setup::Metadata,
     stage::{Event, Mend},
     world::World,
 };
@@ -24,7 +25,7 @@ impl<R: Rules> World<R> {
         self.stage.is_calm = true;
         self.stage.say(format_args!("calm"));
         self.mend(Mend::Network);
-        for broker in 0..BROKERS {
+        for broker in 0..self.stage.setup.brokers {
             self.mend(Mend::Disk(broker));
             self.brokers[broker].machine.disk.forget_faults();
             self.stage.schedule.after(Duration::ZERO, Event::Start { broker });
@@ -68,9 +69,11 @@ impl<R: Rules> World<R> {
                 return Some(format!("{:?} stops, or stands still", process.end));
             }
         }
-        let image = self.controller.image();
+        let image = self.stage.decided.image();
         for at in 0..self.stage.setup.partitions {
-            let partition = image.partition(partition_id(at))?;
+            let Some(partition) = image.partition(partition_id(at)) else {
+                return Some(format!("p{at} is not there"));
+            };
             let Some(leader) = partition.leader else {
                 return Some(format!("p{at} has no leader"));
             };
@@ -87,7 +90,7 @@ impl<R: Rules> World<R> {
                 return Some(format!("{leader:?} does not lead p{at}"));
             }
             let end = leading.log.log_end_offset();
-            for broker in 0..BROKERS {
+            for broker in 0..self.stage.setup.brokers {
                 let Some(shell) = shell(broker) else { return Some(format!("b{broker} is down")) };
                 // A log start that nobody else had heard of when its leader died is that broker's.
                 if shell.log.log_end_offset() != end {
@@ -104,6 +107,11 @@ impl<R: Rules> World<R> {
             {
                 return Some(format!("p{at} was read to {}, not {end}", consumer.position));
             }
+        }
+        if self.stage.setup.metadata == Metadata::Quorum
+            && let Some(what) = member::disagree(self.members(), &image)
+        {
+            return Some(what);
         }
         let waits = self.producers.iter().find(|producer| !producer.is_done());
         waits.map(|producer| format!("c{} waits for answers", producer.number))

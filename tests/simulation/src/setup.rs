@@ -6,9 +6,6 @@ use riverrun_broker::replica::Durability;
 
 use crate::{plant::Plant, random::Random};
 
-/// Brokers of every run; each has a copy of every partition.
-pub const BROKERS: usize = 3;
-
 /// A controller fences a broker it has not heard from for this long.
 pub const SESSION_TIMEOUT: Duration = Duration::from_millis(600);
 /// A connection on which something was lost is noticed as dead within this time.
@@ -18,11 +15,27 @@ pub const PRODUCE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A client takes a stream for dead on which nothing came back for this long.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_millis(2500);
 
+/// What the metadata log of a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// One that never fails, with a controller that never dies.
+    Ideal,
+    /// The shipped quorum: a node of it in every broker's process, a log of it on every disk; the
+    /// controller is where the quorum's leader is.
+    Quorum,
+}
+
 /// The bounds and habits of one run.
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// What it follows from.
     pub seed: u64,
+    /// What the metadata log is.
+    pub metadata: Metadata,
+    /// Brokers; each has a copy of every partition.
+    pub brokers: usize,
+    /// Entries between two snapshots of a node of the quorum.
+    pub snapshot_entries: u64,
     /// What is broken on purpose.
     pub plant: Option<Plant>,
     /// Partitions of the one topic.
@@ -65,7 +78,7 @@ pub struct Setup {
 
 impl Setup {
     /// What follows from a seed.
-    pub fn of(seed: u64, plant: Option<Plant>) -> Self {
+    pub fn of(seed: u64, metadata: Metadata, plant: Option<Plant>) -> Self {
         let mut random = Random::new(seed ^ 0x5e7_0000);
         let durability = random.pick(&[Durability::Disk, Durability::Memory]);
         let min_isr = match durability {
@@ -85,6 +98,9 @@ impl Setup {
         let fault_every = if is_quiet { (600, 1_500) } else { (150, 900) };
         Self {
             seed,
+            metadata,
+            brokers: 3,
+            snapshot_entries: Random::new(seed ^ 0x9a57_0000).between(8, 48),
             plant,
             partitions: random.pick(&[1, 1, 2]),
             durability,

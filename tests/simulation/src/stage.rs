@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     coverage::{Coverage, Fact},
+    decided::Decided,
     ledger::Ledger,
     message::{Body, Connection, End, Envelope, Node},
     network::Network,
@@ -24,6 +25,10 @@ pub enum Event {
     Work { at: End, work: u64 },
     /// A broker's regular look at things.
     Tick { at: End },
+    /// That of its node in the quorum.
+    QuorumTick { at: End },
+    /// A write of its node is over.
+    QuorumWritten { at: End },
     /// The controller's.
     ControllerTick,
     /// A client's.
@@ -60,6 +65,8 @@ pub struct Stage {
     pub network: Network,
     /// What has been promised, by partition.
     pub ledgers: Vec<Ledger>,
+    /// What the metadata log has decided.
+    pub decided: Decided,
     /// What has happened.
     pub coverage: Coverage,
     /// In which order.
@@ -80,6 +87,7 @@ impl Stage {
             random: Random::new(setup.seed),
             network: Network::default(),
             ledgers: (0..setup.partitions).map(|_| Ledger::default()).collect(),
+            decided: Decided::default(),
             coverage: Coverage::default(),
             trace: Trace::new(tells),
             is_dirty: true,

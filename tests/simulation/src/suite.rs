@@ -10,7 +10,7 @@ use riverrun_broker::replica::Sound;
 use crate::{
     coverage::Coverage,
     plant::Plant,
-    setup::Setup,
+    setup::{Metadata, Setup},
     world::{self, Outcome},
 };
 
@@ -28,8 +28,8 @@ pub struct Report {
 }
 
 /// One run; its steps are kept if it `tells`.
-pub fn run(seed: u64, plant: Option<Plant>, tells: bool) -> Outcome {
-    let setup = Setup::of(seed, plant);
+pub fn run(seed: u64, metadata: Metadata, plant: Option<Plant>, tells: bool) -> Outcome {
+    let setup = Setup::of(seed, metadata, plant);
     // What ships runs on `Sound`; only where a rule of the core is broken, by others.
     match plant.and_then(Plant::mutation) {
         None => world::run(setup, Sound, tells),
@@ -41,6 +41,7 @@ pub fn run(seed: u64, plant: Option<Plant>, tells: bool) -> Outcome {
 pub fn search(
     from: u64,
     count: u64,
+    metadata: Metadata,
     plant: Option<Plant>,
     until_broken: bool,
     told: impl Fn(u64, &Outcome) + Sync,
@@ -55,7 +56,7 @@ pub fn search(
                 return;
             }
             let seed = from + at;
-            let outcome = run(seed, plant, false);
+            let outcome = run(seed, metadata, plant, false);
             told(seed, &outcome);
             let mut report = report.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             report.runs += 1;
@@ -85,7 +86,8 @@ pub fn hush() {
 }
 
 /// The command that shows a run again.
-pub fn replay(seed: u64, plant: Option<Plant>) -> String {
+pub fn replay(seed: u64, metadata: Metadata, plant: Option<Plant>) -> String {
+    let quorum = if metadata == Metadata::Quorum { "quorum " } else { "" };
     let plant = plant.map_or(String::new(), |plant| format!(" {plant}"));
-    format!("cargo run -p riverrun-simulation -- run {seed}{plant}")
+    format!("cargo run -p riverrun-simulation -- {quorum}run {seed}{plant}")
 }

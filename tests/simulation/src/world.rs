@@ -13,9 +13,10 @@ use crate::{
     controller::Controller,
     coverage::{Coverage, Fact},
     message::{End, Envelope, Node},
+    member,
     metadata_log::Ideal,
-    producer::Producer,
-    setup::{BROKERS, Setup},
+    producer::{Identities, Producer},
+    setup::{Metadata, Setup},
     stage::{Event, Stage},
 };
 
@@ -24,8 +25,8 @@ use crate::{
 pub struct World<R: Rules> {
     /// All that is around them.
     pub stage: Stage,
-    /// The controller.
-    pub controller: Controller,
+    /// The controller, if the metadata log is ideal; else it is with the leader of the quorum.
+    pub controller: Option<Controller<Ideal>>,
     /// The brokers.
     pub brokers: Vec<Broker<R>>,
     /// Clients that write; their numbers count from 0.
@@ -80,11 +81,20 @@ impl<R: Rules> World<R> {
         let setup = stage.setup.clone();
         stage.say(format_args!("{setup:?}"));
         stage.network.note_up(End { node: Node::Controller, run: 0 });
-        let controller = Controller::new(Box::new(Ideal::default()), &mut stage);
-        let brokers = (0..BROKERS).map(|number| Broker::new(number, rules, &setup)).collect();
+        let brokers: Vec<_> =
+            (0..setup.brokers).map(|number| Broker::new(number, rules, &setup)).collect();
+        let controller = match setup.metadata {
+            Metadata::Ideal => Some(Controller::ideal(&mut stage)),
+            Metadata::Quorum => {
+                let founder = &brokers[0].machine;
+                let voter = founder.voter.expect("every machine of a quorum has one");
+                member::make_topic(founder, voter, &setup);
+                None
+            }
+        };
         let mut world =
             Self { stage, controller, brokers, producers: Vec::new(), consumers: Vec::new() };
-        for broker in 0..BROKERS {
+        for broker in 0..setup.brokers {
             world.stage.schedule.after(Duration::ZERO, Event::Start { broker });
         }
         for partition in 0..setup.partitions {
@@ -128,6 +138,8 @@ impl<R: Rules> World<R> {
             Event::Lost { at, .. }
             | Event::Work { at, .. }
             | Event::Tick { at }
+            | Event::QuorumTick { at }
+            | Event::QuorumWritten { at }
             | Event::StopNow { at } => Some(*at),
             _ => None,
         };
@@ -142,7 +154,10 @@ impl<R: Rules> World<R> {
             }
         }
         match &event {
-            Event::Client { .. } | Event::ControllerTick | Event::Tick { .. } => {}
+            Event::Client { .. }
+            | Event::ControllerTick
+            | Event::Tick { .. }
+            | Event::QuorumTick { .. } => {}
             event => self.stage.say(format_args!("{event:?}")),
         }
         match event {
@@ -157,7 +172,7 @@ impl<R: Rules> World<R> {
                 Node::Client(client) => {
                     let Self { stage, producers, controller, .. } = self;
                     if let Some(producer) = producers.get_mut(client) {
-                        producer.lost(connection, controller, stage);
+                        producer.lost(connection, Identities(controller), stage);
                     }
                 }
                 Node::Controller => {}
@@ -168,8 +183,18 @@ impl<R: Rules> World<R> {
             Event::Tick { at } => {
                 self.in_process(at, |p, machine, stage| p.tick(machine, stage));
             }
+            Event::QuorumTick { at } => {
+                self.in_process(at, |p, machine, stage| p.quorum_tick(machine, stage));
+            }
+            Event::QuorumWritten { at } => {
+                self.in_process(at, |p, machine, stage| p.quorum_written(machine, stage));
+            }
             Event::StopNow { at } => self.stop(at),
-            Event::ControllerTick => self.controller.tick(&mut self.stage),
+            Event::ControllerTick => {
+                if let Some(controller) = &mut self.controller {
+                    controller.tick(&mut self.stage);
+                }
+            }
             Event::Client { client } => self.wake_client(client),
             Event::Fault => self.fault(),
             Event::Mend(mend) => self.mend(mend),
@@ -182,7 +207,9 @@ impl<R: Rules> World<R> {
         let to = envelope.to;
         match to.node {
             Node::Controller => {
-                self.controller.hear(envelope.from, envelope.body, &mut self.stage);
+                if let Some(controller) = &mut self.controller {
+                    controller.hear(envelope.from, envelope.body, &mut self.stage);
+                }
             }
             Node::Broker(_) => {
                 self.in_process(to, |p, machine, stage| p.hear(envelope, machine, stage));
@@ -191,7 +218,7 @@ impl<R: Rules> World<R> {
                 let Self { stage, producers, consumers, controller, .. } = self;
                 match producers.get_mut(client) {
                     Some(producer) => {
-                        producer.hear(envelope.on, envelope.body, controller, stage);
+                        producer.hear(envelope.on, envelope.body, Identities(controller), stage);
                     }
                     None => consumers[client - producers.len()].hear(envelope.body, stage),
                 }
@@ -212,7 +239,7 @@ impl<R: Rules> World<R> {
     fn wake_client(&mut self, client: usize) {
         let Self { stage, producers, consumers, controller, .. } = self;
         match producers.get_mut(client) {
-            Some(producer) => producer.wake(controller, stage),
+            Some(producer) => producer.wake(Identities(controller), stage),
             None => consumers[client - producers.len()].wake(stage),
         }
     }
@@ -245,7 +272,10 @@ impl<R: Rules> World<R> {
 
     /// A process is gone. What becomes of its machine is the caller's.
     pub fn end_process(&mut self, broker: usize, machine_answers: bool) {
-        if self.brokers[broker].process.take().is_some() {
+        if let Some(process) = self.brokers[broker].process.take() {
+            if process.member.is_some_and(|member| member.is_in_the_midst()) {
+                self.stage.note(Fact::MetaLeaderLost);
+            }
             self.stage.process_ended(Node::Broker(broker), machine_answers);
             self.stage.is_dirty = true;
         }
@@ -253,7 +283,7 @@ impl<R: Rules> World<R> {
 
     /// Brokers whose directory has failed end; somebody puts another disk in.
     fn end_failed(&mut self) {
-        for broker in 0..BROKERS {
+        for broker in 0..self.brokers.len() {
             if self.brokers[broker].has_failed() {
                 self.end_process(broker, true);
                 self.replace_disk(broker);

@@ -4,26 +4,41 @@
 use riverrun_simulation::{
     coverage::Fact,
     plant::Plant,
+    setup::Metadata,
     suite::{self, hush, replay},
 };
 
 /// Runs of the code as it ships: these seeds, with every change.
 const SEEDS: u64 = 200;
+/// The same over the shipped quorum: slower, and most of what it is about is simulated alone, beside
+/// it.
+const QUORUM_SEEDS: u64 = 40;
 /// Every planted bug is found within so many seeds.
 const SEEDS_TO_FIND: u64 = 120;
+/// Those of the quorum.
+const QUORUM_SEEDS_TO_FIND: u64 = 60;
 
 #[test]
 fn no_run_breaks_a_law_and_everything_that_can_happen_does() {
+    nothing_is_broken(SEEDS, Metadata::Ideal);
+}
+
+#[test]
+fn nor_does_one_over_the_quorum() {
+    nothing_is_broken(QUORUM_SEEDS, Metadata::Quorum);
+}
+
+fn nothing_is_broken(seeds: u64, metadata: Metadata) {
     hush();
-    let report = suite::search(1, SEEDS, None, false, |_, _| {});
+    let report = suite::search(1, seeds, metadata, None, false, |_, _| {});
     let broken: Vec<_> = report
         .broken
         .iter()
-        .map(|(seed, law)| format!("seed {seed}: {law}\n    {}", replay(*seed, None)))
+        .map(|(seed, law)| format!("seed {seed}: {law}\n    {}", replay(*seed, metadata, None)))
         .collect();
     println!("{} runs, {} steps\n{}", report.runs, report.steps, report.coverage);
     assert!(broken.is_empty(), "{}", broken.join("\n"));
-    let missing: Vec<_> = report.coverage.missing().into_iter().map(Fact::words).collect();
+    let missing: Vec<_> = report.coverage.missing(metadata).into_iter().map(Fact::words).collect();
     assert!(
         missing.is_empty(),
         "never happened, so the runs prove less than they say: {missing:?}"
@@ -33,21 +48,28 @@ fn no_run_breaks_a_law_and_everything_that_can_happen_does() {
 #[test]
 fn every_planted_bug_is_found() {
     hush();
-    for plant in Plant::all() {
-        let report = suite::search(1, SEEDS_TO_FIND, Some(plant), true, |_, _| {});
-        println!("{plant}: {:?}", report.broken.first());
-        assert!(!report.broken.is_empty(), "{plant} is not found in {SEEDS_TO_FIND} runs");
+    for (metadata, seeds) in
+        [(Metadata::Ideal, SEEDS_TO_FIND), (Metadata::Quorum, QUORUM_SEEDS_TO_FIND)]
+    {
+        for plant in Plant::all_over(metadata) {
+            let report = suite::search(1, seeds, metadata, Some(plant), true, |_, _| {});
+            println!("{plant}: {:?}", report.broken.first());
+            assert!(!report.broken.is_empty(), "{plant} is not found in {seeds} runs");
+        }
     }
 }
 
 /// The same seed is the same run: what is found once can be looked at again.
 #[test]
 fn runs_can_be_repeated() {
-    for seed in [3, 11, 42] {
-        let (a, b) = (suite::run(seed, None, false), suite::run(seed, None, true));
-        assert_eq!((a.hash, a.steps, a.broken), (b.hash, b.steps, b.broken), "seed {seed}");
-        assert!(a.steps > 500, "an empty run is easily repeated");
-        assert_eq!(b.lines.len() as u64, b.steps);
+    for metadata in [Metadata::Ideal, Metadata::Quorum] {
+        let run = |seed, tells| suite::run(seed, metadata, None, tells);
+        for seed in [3, 11, 42] {
+            let (a, b) = (run(seed, false), run(seed, true));
+            assert_eq!((a.hash, a.steps, a.broken), (b.hash, b.steps, b.broken), "seed {seed}");
+            assert!(a.steps > 500, "an empty run is easily repeated");
+            assert_eq!(b.lines.len() as u64, b.steps);
+        }
+        assert_ne!(run(1, false).hash, run(2, false).hash);
     }
-    assert_ne!(suite::run(1, None, false).hash, suite::run(2, None, false).hash);
 }

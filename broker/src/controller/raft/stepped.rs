@@ -37,6 +37,7 @@ pub struct SteppedNode {
     write: Option<Write>,
     written: Option<Written>,
     found: Found,
+    snapshot: Arc<MetadataImage>,
 }
 
 /// What an opened log held.
@@ -107,8 +108,9 @@ impl SteppedNode {
     ) -> Result<Self, OpenError> {
         let (store, recovered) = MetaStore::open(disk, data_dir, failure)?;
         let found = Found { entries: recovered.entries.len(), torn: recovered.torn };
+        let snapshot = Arc::new(recovered.image.clone());
         let node = Node::new(me, &store, recovered, options.node(seed));
-        Ok(Self { node, store, write: None, written: None, found })
+        Ok(Self { node, store, write: None, written: None, found, snapshot })
     }
 
     // --- what comes in ---
@@ -226,6 +228,11 @@ impl SteppedNode {
     /// What was in its log when it was opened.
     pub fn found_in_log(&self) -> Found {
         self.found
+    }
+
+    /// The image it was opened with: the first [`outputs`](Self::outputs) go on from there.
+    pub fn snapshot(&self) -> Arc<MetadataImage> {
+        Arc::clone(&self.snapshot)
     }
 
     /// Counters since it was opened.

@@ -56,9 +56,18 @@ pub struct Around<'a> {
     pub uplinks: &'a mut BTreeMap<BrokerId, Connection>,
     /// Its wall clock.
     pub wall: Timestamp,
+    /// Where the controller is.
+    pub controller: Option<Node>,
 }
 
 impl Around<'_> {
+    /// Where nobody is known to lead the quorum, a leader asks later, of himself.
+    fn tell_controller(&mut self, body: Body) {
+        if let Some(controller) = self.controller {
+            self.stage.send(self.me.node, controller, body);
+        }
+    }
+
     fn send_on(&mut self, connection: Connection, body: Body) {
         self.stage.send_on(connection, self.me.node, body);
     }
@@ -186,7 +195,7 @@ impl<R: Rules> Shell<R> {
         }
         if let Some(proposal) = self.replica.pending_proposal().cloned() {
             let propose = Body::Propose { partition: self.partition, proposal };
-            around.stage.send(around.me.node, Node::Controller, propose);
+            around.tell_controller(propose);
         }
         self.start_work(around);
     }
@@ -262,7 +271,7 @@ impl<R: Rules> Shell<R> {
             Action::Unsubscribe(session) => self.unsubscribe(session, around),
             Action::ProposeIsr(proposal) => {
                 let propose = Body::Propose { partition: self.partition, proposal };
-                around.stage.send(around.me.node, Node::Controller, propose);
+                around.tell_controller(propose);
             }
         }
         around.stage.is_dirty = true;
