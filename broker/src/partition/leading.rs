@@ -9,7 +9,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use riverrun_proto::{ids::BrokerId, offset::Offset};
+use riverrun_proto::{ids::BrokerId, offset::Offset, record::BatchHeader};
 
 use super::{
     line::{Line, Place},
@@ -146,7 +146,9 @@ impl Partition {
                 Turn::Push { session, from } => (session, from),
             };
             let bytes = self.env.replication.limits.push_bytes;
-            let read = match self.reader.read(from, Offset::MAX, bytes) {
+            // The first batch may begin below the log start: read there, it comes whole.
+            let kept = from.max(self.reader.log_start_offset());
+            let read = match self.reader.read(kept, Offset::MAX, bytes) {
                 Ok(Read::Batches(found)) => Ok(Some(found)),
                 Ok(Read::Empty) => Ok(None),
                 Ok(Read::Cold(cold)) => match self.read_cold(cold).await {
@@ -158,7 +160,15 @@ impl Partition {
             };
             let pushed = read.and_then(|found| {
                 let found = found.ok_or_else(|| "nothing is there".to_owned())?;
-                self.with_state(|state| state.push(on, (session, from), found))
+                match first_offset(&found) {
+                    Some(begins) if begins < from => {
+                        self.begin_further_down(on, follower, session, begins);
+                        Ok(None)
+                    }
+                    // The log start has moved on, and the protocol is told when that is durable.
+                    Some(begins) if begins > from => Err(format!("{from} is deleted")),
+                    _ => self.with_state(|state| state.push(on, (session, from), found)),
+                }
             });
             match pushed {
                 Ok(Some(push)) => return Some(ToFollower::Push(push)),
@@ -169,6 +179,26 @@ impl Partition {
                 Err(why) => self.cannot_push(on, follower, session, &why),
             }
         }
+    }
+
+    /// What comes next lies inside a batch: the follower is told to begin where that does.
+    fn begin_further_down(
+        self: &Arc<Self>,
+        on: &Arc<Line>,
+        follower: BrokerId,
+        session: Session,
+        begins: Offset,
+    ) {
+        self.change(|state, effects| {
+            let served = state.leading.find(on, follower).filter(|d| d.session == Some(session));
+            let Some(down) = served else { return };
+            down.session = None;
+            if state.is_sound() {
+                state.leading.asking = Some((follower, Arc::clone(on)));
+                state.step(self, Event::InsideBatch { follower, session, begins }, effects);
+                state.leading.answered();
+            }
+        });
     }
 
     fn cannot_push(
@@ -401,6 +431,12 @@ impl Leading {
     fn served(&self) -> impl Iterator<Item = &Downlink> {
         self.downlinks.iter().filter(|down| down.session.is_some())
     }
+}
+
+/// Where the first batch begins.
+fn first_offset(found: &Batches) -> Option<Offset> {
+    let header = BatchHeader::parse(found.batches.first()?).ok()?;
+    Offset::new(header.base_offset)
 }
 
 impl Downlink {

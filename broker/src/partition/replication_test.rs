@@ -283,6 +283,16 @@ fn appends_wait_for_a_member_that_is_too_far_behind() {
 
 #[test]
 fn who_missed_a_deletion_begins_anew_where_the_leader_does() {
+    miss_a_deletion(at(30));
+}
+
+/// KAFKA-6975: the batch that holds the log start is pushed whole, and begins below it.
+#[test]
+fn who_missed_a_deletion_of_half_a_batch_begins_anew_where_that_begins() {
+    miss_a_deletion(at(33));
+}
+
+fn miss_a_deletion(log_start: Offset) {
     let (cluster, client) = (Cluster::new(Setup::default()), Client::new());
     cluster.until_in_sync();
     produce(&cluster, &client, 0, 5);
@@ -296,15 +306,15 @@ fn who_missed_a_deletion_begins_anew_where_the_leader_does() {
         answer(&cluster, &client).1.unwrap();
     }
     let leader = cluster.partition(1);
-    assert_eq!(block_on(leader.delete_records(Some(at(30)), None)), Ok(at(30)));
+    assert_eq!(block_on(leader.delete_records(Some(log_start), None)), Ok(log_start));
     cluster.until("the other one deletes it, too", || {
-        cluster.partition(2).offsets().log_start == at(30)
+        cluster.partition(2).offsets().log_start == log_start
     });
     let_speak(&cluster);
     cluster.command(&cluster.presence(3, Presence::Active)).unwrap();
     cluster.pass(Duration::from_secs(1));
     cluster.until_in_sync();
-    assert_eq!(cluster.partition(3).offsets().log_start, at(30));
+    assert_eq!(cluster.partition(3).offsets().log_start, log_start);
     assert_eq!(cluster.assert_equal(), 5);
     // And goes on from there, as a leader as well.
     cluster.command(&cluster.election(3)).unwrap();

@@ -328,7 +328,9 @@ impl Cluster {
         let start = offsets.clone().map(|at| at.log_start).max().expect("there are nodes");
         let end = offsets.map(|at| at.high_watermark).min().expect("there are nodes");
         let within = |log: &[(Offset, Bytes)]| -> Vec<(Offset, Bytes)> {
-            log.iter().filter(|(at, _)| *at >= start && *at < end).cloned().collect()
+            // With the batch that holds the log start, which may begin below it.
+            let from = log.partition_point(|(at, _)| *at <= start).saturating_sub(1);
+            log[from..].iter().filter(|(at, _)| *at < end).cloned().collect()
         };
         let first = within(&logs[0]);
         for ((broker, _), log) in copies.iter().zip(&logs) {

@@ -62,6 +62,16 @@ pub enum Event {
         /// Which.
         session: Session,
     },
+    /// What a follower is to be sent next lies inside a batch that begins further down: where records
+    /// are deleted up to the middle of a batch.
+    InsideBatch {
+        /// Whose.
+        follower: BrokerId,
+        /// Which.
+        session: Session,
+        /// The first offset of the batch.
+        begins: Offset,
+    },
     /// The controller will not have a proposed ISR because of a member that may not be in it. Other
     /// refusals say that this broker's metadata is behind; the metadata log is the answer to those.
     IsrRefused {

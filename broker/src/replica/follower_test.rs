@@ -144,6 +144,24 @@ fn what_was_flushed_while_it_asked_is_acknowledged_once_it_is_granted() {
     assert_eq!(step(&mut replica, says(2, 4)), [], "once");
 }
 
+/// Seed 555 of the simulator over the quorum: on an idle partition the leader would hear of those
+/// flushes never, take the follower for one that lags, and leave too few in sync to write anything.
+#[test]
+fn what_was_flushed_when_that_did_not_count_is_acknowledged_when_it_does() {
+    let mut replica = follower();
+    step(&mut replica, says(1, 4));
+    let head = data(10, 3, 12, &[(3, 10)], 4);
+    step(&mut replica, Event::Leader(LeaderFrame::Data(head.clone())));
+    step(&mut replica, Event::Replicated(head));
+    assert_eq!(step(&mut replica, Event::Flushed { flushed_end: at(12) }), [], "in memory");
+    let mut flushed = position(5, 1, 12, Some(3));
+    flushed.flushed_end = at(12);
+    let raise = Event::DurabilityChanged(Durability::Disk);
+    assert_eq!(step(&mut replica, raise.clone()), [Action::Ack(Ack(flushed))]);
+    assert_eq!(step(&mut replica, raise), [], "it is what it was");
+    assert_eq!(step(&mut replica, Event::DurabilityChanged(Durability::Memory)), []);
+}
+
 /// All it had was deleted; its new leader was elected before it heard of that (found by the
 /// simulator: the follower refused every frame).
 #[test]

@@ -171,7 +171,8 @@ pub enum Refusal {
     /// What the follower asks for is not in the leader's log: it was deleted, or the follower's log
     /// is empty and begins past the leader's end.
     OutOfRange {
-        /// Where the leader's log begins.
+        /// Where a log is to begin anew: at the leader's log start, or where the batch begins that
+        /// holds it.
         log_start: Offset,
     },
     /// The follower's last epoch is newer than any the leader knows: a broken log on either side.

@@ -222,12 +222,35 @@ impl<R: Rules> Replica<R> {
         actions: &mut Vec<Action>,
     ) {
         if self.accepts(now, position, true, actions) {
-            actions.push(Action::Serve {
-                follower: position.follower,
-                session: position.session,
-                from: position.log_end,
-            });
+            // A subscription may come twice, the second time late. What was acknowledged on the session
+            // since must not be pushed again: the follower has it and says nothing, and a sender that
+            // waits for that waits for good (found by the simulator over the quorum, seed 1326).
+            let from = self.log_end_of(position.follower).unwrap_or(position.log_end);
+            let (follower, session) = (position.follower, position.session);
+            actions.push(Action::Serve { follower, session, from });
         }
+    }
+
+    /// A log start may lie inside a batch, and batches are pushed whole: a follower that begins anew
+    /// has to begin where that batch does, or it never could take it (KAFKA-6975). The leader learns
+    /// where that is when it reads there.
+    pub(super) fn inside_batch(
+        &mut self,
+        follower: BrokerId,
+        session: Session,
+        begins: Offset,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(leader_epoch) = self.leads() else { return };
+        let is_served = self.progress(follower).is_some_and(|served| served.session == session);
+        if !is_served || begins > self.log.start {
+            return;
+        }
+        self.log.first = begins;
+        let reason = Refusal::OutOfRange { log_start: begins };
+        let frame = LeaderFrame::Refused(Refused { session, leader_epoch, reason });
+        actions.push(Action::Reply { follower, frame });
+        self.follower_lost(follower, session);
     }
 
     /// A follower says what it has: checked in the same way as when it subscribed, because nothing
@@ -305,7 +328,7 @@ impl<R: Rules> Replica<R> {
                 Verdict::Diverging(Diverging { asked: *position, epoch, end })
             }
             Comparison::OutOfRange => {
-                Verdict::Refuse(Refusal::OutOfRange { log_start: self.log.start })
+                Verdict::Refuse(Refusal::OutOfRange { log_start: self.log.first })
             }
             Comparison::Inconsistent => Verdict::Refuse(Refusal::Inconsistent),
         }
@@ -465,12 +488,14 @@ impl<R: Rules> Replica<R> {
     /// The head for batches `base..end` of the own log, to be pushed to a subscription.
     pub fn data_head(&self, follower: BrokerId, base: Offset, end: Offset) -> Option<DataHead> {
         let progress = self.progress(follower)?;
-        if base < self.log.start || base >= end || end > self.log.end {
+        if base < self.log.first || base >= end || end > self.log.end {
             return None;
         }
-        let first = EpochStart { epoch: self.log.epochs.epoch_of(base)?, start: base };
+        // What lies below the log start is of the same batch, and so of the same epoch.
+        let kept = base.max(self.log.start);
+        let first = EpochStart { epoch: self.log.epochs.epoch_of(kept)?, start: base };
         let further = self.log.epochs.entries().iter();
-        let further = further.filter(|run| run.start > base && run.start < end).copied();
+        let further = further.filter(|run| run.start > kept && run.start < end).copied();
         Some(DataHead {
             progress,
             base,

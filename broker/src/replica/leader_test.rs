@@ -179,6 +179,49 @@ fn what_a_follower_says_is_checked_like_a_fetch() {
     );
 }
 
+/// Seed 1326 of the simulator over the quorum: the follower has what was pushed again, drops it and
+/// says nothing, and the sender waited for that.
+#[test]
+fn a_subscription_that_comes_again_late_is_served_from_what_was_acknowledged_since() {
+    let mut replica = leader(&[ME, F]);
+    assert_eq!(step(&mut replica, subscribe(G, 1, 4, Some(3))), [serve(G, 1, 4)]);
+    step(&mut replica, ack(G, 1, 8, 3));
+    assert_eq!(step(&mut replica, subscribe(G, 1, 4, Some(3))), [serve(G, 1, 8)]);
+    assert_eq!(
+        step(&mut replica, subscribe(G, 2, 4, Some(3))),
+        [serve(G, 2, 4)],
+        "another session"
+    );
+}
+
+#[test]
+fn who_begins_anew_begins_where_the_batch_does_that_is_deleted_in_part() {
+    let mut replica = leader(&[ME, F]);
+    step(&mut replica, subscribe(F, 1, 10, Some(3)));
+    step(&mut replica, Event::LogStartAdvanced { log_start: at(8) });
+    // Empty at the log start, which lies inside a batch, as its sender finds.
+    assert_eq!(step(&mut replica, subscribe(G, 1, 8, None)), [serve(G, 1, 8)]);
+    let refused = |number, begins| {
+        let reason = Refusal::OutOfRange { log_start: at(begins) };
+        let (session, leader_epoch) = (session(number), epoch(5));
+        let frame = LeaderFrame::Refused(Refused { session, leader_epoch, reason });
+        Action::Reply { follower: G, frame }
+    };
+    let inside =
+        |number| Event::InsideBatch { follower: G, session: session(number), begins: at(6) };
+    assert_eq!(step(&mut replica, inside(9)), [], "of another session");
+    assert_eq!(step(&mut replica, inside(1)), [refused(1, 6)]);
+    assert_eq!(replica.progress(G), None, "the session is over");
+    assert_eq!(step(&mut replica, subscribe(G, 2, 5, None)), [refused(2, 6)], "known by now");
+    assert_eq!(step(&mut replica, subscribe(G, 3, 6, None)), [serve(G, 3, 6)]);
+    let head = replica.data_head(G, at(6), at(10)).unwrap();
+    assert_eq!((head.previous_epoch, head.progress.log_start), (None, at(8)));
+    assert_eq!(head.epochs, [EpochStart { epoch: epoch(3), start: at(6) }]);
+    assert_eq!(replica.data_head(G, at(5), at(10)), None, "that is deleted");
+    step(&mut replica, Event::LogStartAdvanced { log_start: at(9) });
+    assert_eq!(step(&mut replica, subscribe(G, 4, 6, None)), [refused(4, 9)], "not known again");
+}
+
 #[test]
 fn a_log_that_parts_is_told_where_and_does_not_count() {
     let mut replica = leader(&[ME, F]);

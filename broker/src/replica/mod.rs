@@ -160,6 +160,7 @@ impl<R: Rules> Replica<R> {
             role: Role::Idle,
             sessions: 0,
             log: OwnLog {
+                first: log_start,
                 start: log_start,
                 end: log_end,
                 flushed_end: log_end,
@@ -200,11 +201,14 @@ impl<R: Rules> Replica<R> {
             Event::Replicated(head) => self.replicated(&head, actions),
             Event::Flushed { flushed_end } => self.flushed(flushed_end, actions),
             Event::LogStartAdvanced { log_start } => self.advance_log_start(log_start),
-            Event::DurabilityChanged(durability) => self.change_durability(durability),
+            Event::DurabilityChanged(durability) => self.change_durability(durability, actions),
             Event::LimitsChanged(limits) => self.limits = limits,
             Event::Subscribe(subscribe) => self.subscribed(now, subscribe.0, actions),
             Event::Ack(ack) => self.acked(now, ack.0, actions),
             Event::FollowerLost { follower, session } => self.follower_lost(follower, session),
+            Event::InsideBatch { follower, session, begins } => {
+                self.inside_batch(follower, session, begins, actions);
+            }
             Event::IsrRefused { leader_epoch, partition_epoch } => {
                 self.isr_refused(leader_epoch, partition_epoch, actions);
             }
@@ -301,13 +305,21 @@ impl<R: Rules> Replica<R> {
         }
     }
 
-    fn change_durability(&mut self, durability: Durability) {
+    /// A follower whose flushes did not count until now says how far they are: where nothing is written
+    /// and all is flushed, nothing else would, and the leader would take it for one that lags (found by
+    /// the simulator).
+    fn change_durability(&mut self, durability: Durability, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.durability, durability);
-        if let Role::Leader(leadership) = &mut self.role
-            && before != durability
-        {
-            let raised = durability == Durability::Disk;
-            leadership.weakly_committed = raised.then_some(self.high_watermark);
+        if before == durability {
+            return;
+        }
+        let raised = durability == Durability::Disk;
+        match &mut self.role {
+            Role::Leader(leadership) => {
+                leadership.weakly_committed = raised.then_some(self.high_watermark);
+            }
+            Role::Follower(_) if raised => self.ack(actions),
+            _ => {}
         }
     }
 

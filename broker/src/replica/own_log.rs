@@ -6,9 +6,12 @@ use riverrun_proto::{
     offset::Offset,
 };
 
-/// `start ≤ flushed_end ≤ end`, but for a start that has just moved past what was flushed.
+/// `first ≤ start ≤ flushed_end ≤ end`, but for a start that has just moved past what was flushed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct OwnLog {
+    /// Where the batch begins that holds `start`, as far as that is known: records are deleted from
+    /// any offset on, and batches are kept whole (KAFKA-6975). Who begins anew begins here.
+    pub(super) first: Offset,
     pub(super) start: Offset,
     pub(super) end: Offset,
     pub(super) flushed_end: Offset,
@@ -43,7 +46,7 @@ impl OwnLog {
     /// Compares with a log that ends at `end` with a batch of `last_epoch` (KIP-279). A log that
     /// lies below this one's start is out of range before it is anything else (KAFKA-12996).
     pub(super) fn compare(&self, end: Offset, last_epoch: Option<LeaderEpoch>) -> Comparison {
-        if end < self.start {
+        if end < self.first {
             return Comparison::OutOfRange;
         }
         let Some(last) = last_epoch else {
@@ -77,10 +80,12 @@ impl OwnLog {
     }
 
     pub(super) fn restart(&mut self, at: Offset) {
-        *self = Self { start: at, end: at, flushed_end: at, epochs: EpochHistory::default() };
+        let epochs = EpochHistory::default();
+        *self = Self { first: at, start: at, end: at, flushed_end: at, epochs };
     }
 
     pub(super) fn advance_start(&mut self, to: Offset) {
+        self.first = to;
         self.start = to;
         self.epochs.advance_start(to);
     }
