@@ -29,8 +29,10 @@ use crate::{
 
 const NODE: BrokerId = BrokerId(1);
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/meta_v1")
+const FIXTURE: &str = "meta_v1";
+
+pub(super) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
 fn properties() -> MetaProperties {
@@ -89,7 +91,7 @@ fn history() -> [Vec<Command>; 2] {
     ]
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -102,7 +104,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn open(data: &Path, options: LocalOptions) -> Result<LocalQuorum, OpenError> {
+pub(super) fn open(data: &Path, options: LocalOptions) -> Result<LocalQuorum, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(MapPolicy::Never));
     let failure = Failure::open(Arc::clone(&disk), data);
     let found = MetaProperties::open_or_format(&disk, data, NODE, None, &failure)?;
@@ -120,7 +122,7 @@ async fn propose(quorum: &LocalQuorum, commands: &[Command]) {
 #[tokio::test]
 async fn the_directory_of_the_first_version_opens() {
     let data = tempfile::tempdir().unwrap();
-    copy(&fixture(), data.path());
+    copy(&fixture(FIXTURE), data.path());
     let quorum = open(data.path(), LocalOptions::default()).unwrap();
     let image = quorum.image();
 
@@ -166,19 +168,24 @@ async fn the_directory_of_the_first_version_opens() {
 #[tokio::test]
 #[ignore = "writes a fixture"]
 async fn write_the_fixture() {
-    let data = fixture();
+    let [before, after] = history();
+    write(FIXTURE, &before, &after).await;
+}
+
+/// Writes a fixture with a snapshot between the two.
+pub(super) async fn write(name: &str, before: &[Command], after: &[Command]) {
+    let data = fixture(name);
     fs::create_dir(&data).expect("a fixture is written once");
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(MapPolicy::Never));
     let failure = Failure::open(Arc::clone(&disk), &data);
     properties().format(&*disk, &data, &failure).unwrap();
-    let [before, after] = history();
     let now = LocalOptions { snapshot_entries: 1 + before.len() as u64, ..LocalOptions::default() };
     let quorum = open(&data, now).unwrap();
-    propose(&quorum, &before).await;
+    propose(&quorum, before).await;
     quorum.shutdown().await;
     assert_eq!(quorum.stats().snapshots, 1);
     let quorum = open(&data, LocalOptions::default()).unwrap();
-    propose(&quorum, &after).await;
+    propose(&quorum, after).await;
     quorum.shutdown().await;
     // What is allocated ahead is zeros; a copy need not have them.
     for entry in fs::read_dir(data.join("meta")).unwrap() {

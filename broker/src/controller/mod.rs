@@ -39,6 +39,8 @@ pub mod cluster;
 pub mod error;
 mod frame;
 #[cfg(test)]
+mod golden_cluster_test;
+#[cfg(test)]
 mod golden_test;
 pub mod handle;
 pub mod liveness;
