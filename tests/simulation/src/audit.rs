@@ -8,6 +8,7 @@ use riverrun_broker::{log::ProducerStates, partition::Acks, replica::Rules};
 use riverrun_proto::{limits::PRODUCER_BATCHES_REMEMBERED, offset::Offset, record::RecordBatch};
 
 use crate::{
+    controller::broker_number,
     mirror::{Entry, Mirror},
     producer::{Outcome, Producer},
     shell::read_all,
@@ -36,7 +37,8 @@ impl<R: Rules> World<R> {
     fn audit_logs(&self, partition: usize) -> Result<Vec<Bytes>, String> {
         let ledger = &self.stage.ledgers[partition];
         let mut first: Option<Vec<Bytes>> = None;
-        for broker in 0..self.stage.setup.brokers {
+        let replicas = self.stage.decided.partition(partition).replicas;
+        for broker in replicas.into_iter().map(broker_number) {
             let shell = self.brokers[broker].process.as_ref().map(|p| &p.shells[partition]);
             let shell = shell.ok_or("L1: a broker is down")?;
             let at = |what: String| format!("{what} (p{partition} at b{broker})");

@@ -10,7 +10,7 @@ use riverrun_broker::{
     io::{Failure, WriteMode},
     log::{Log, LogBudgets, LogConfig, LogEnv, LogError, PartitionMeta, Read, SaltSource},
     metadata::{Delta, MetadataImage, Partition, Presence},
-    replica::{BrokerStanding, Event, Limits, Registration, Rules},
+    replica::{BrokerStanding, Durability, Event, Limits, Registration, Rules},
 };
 use riverrun_proto::{
     epoch::BrokerEpoch,
@@ -25,6 +25,7 @@ use crate::{
     member::Member,
     message::{Body, Connection, End, Envelope, Node, Readable},
     mirror::Entry,
+    operator::DURABILITY,
     setup::{Metadata, Setup},
     shell::{Around, Make, Shell, working::Works},
     stage::{self, Stage},
@@ -404,6 +405,7 @@ impl<R: Rules> Process<R> {
                 self.each(machine, stage, |s, a| s.feed(Event::Broker(standing), a));
             }
         }
+        self.configure(machine, stage);
         for delta in deltas {
             if let Delta::PartitionChanged { partition, state } = delta {
                 let at = partition.partition.get() as usize;
@@ -428,10 +430,29 @@ impl<R: Rules> Process<R> {
             let standing = standing(broker);
             self.each(machine, stage, |s, a| s.feed(Event::Broker(standing), a));
         }
+        self.configure(machine, stage);
         for at in 0..self.shells.len() {
             if let Some(state) = image.partition(partition_id(at)) {
                 let registration = registration(state);
                 self.one(at, machine, stage, |s, a| s.registered(registration, a));
+            }
+        }
+    }
+
+    /// The topic's durability, as it is configured now.
+    fn configure(&mut self, machine: &Machine, stage: &mut Stage) {
+        let known = self.image.topic_by_id(topic().1);
+        let durability = match known.and_then(|topic| topic.configs.get(DURABILITY)) {
+            Some(durability) if durability == "disk" => Durability::Disk,
+            Some(_) => Durability::Memory,
+            None => stage.setup.durability,
+        };
+        for at in 0..self.shells.len() {
+            if self.shells[at].replica.durability() != durability {
+                stage.note(Fact::DurabilityChanged);
+                self.one(at, machine, stage, |shell, around| {
+                    shell.feed(Event::DurabilityChanged(durability), around);
+                });
             }
         }
     }

@@ -108,7 +108,7 @@ pub fn beginning(setup: &Setup, level: FeatureLevel) -> Vec<Command> {
     }
     // The preferred leaders differ from partition to partition.
     let assignment = (0..setup.partitions).map(|partition| {
-        (0..setup.brokers).map(|broker| broker_id((partition + broker) % setup.brokers)).collect()
+        (0..3).map(|broker| broker_id((partition + broker) % setup.brokers)).collect()
     });
     let (name, id) = topic();
     commands.push(Command::CreateTopic(CreateTopic {
@@ -182,7 +182,8 @@ impl<L: MetadataLog> Controller<L> {
 
     /// An operator wants another leader of a partition.
     pub fn hand_over(&mut self, partition: usize, choice: Choice) {
-        let Some(expected) = self.image().partition(partition_id(partition)).map(|p| p.partition_epoch)
+        let Some(expected) =
+            self.image().partition(partition_id(partition)).map(|p| p.partition_epoch)
         else {
             return;
         };

@@ -91,6 +91,20 @@ facts! {
     ConnectionLost = "connections lost",
     /// Records were deleted.
     Deleted = "records deleted",
+    /// A log start came to lie inside a batch.
+    DeletedInside = "records deleted up to the middle of a batch",
+    /// A follower was told to begin where a batch begins that is deleted in part.
+    InsideBatch = "followers that began inside a batch",
+    /// Other replicas were ordered.
+    ReassignmentBegun = "reassignments begun",
+    /// A partition has the replicas that were ordered.
+    ReassignmentCompleted = "reassignments completed",
+    /// A partition went back to the replicas it had.
+    ReassignmentCancelled = "reassignments cancelled",
+    /// The topic's configuration was changed.
+    Configured = "configurations changed",
+    /// A partition's durability was changed under way.
+    DurabilityChanged = "durabilities changed",
     /// A leader handed over on request.
     HandedOver = "leaders that handed over",
     /// A retry was recognised.

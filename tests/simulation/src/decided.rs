@@ -8,7 +8,7 @@ use riverrun_broker::metadata::{MetadataImage, MetadataOffset, Partition, snapsh
 use riverrun_proto::epoch::BrokerEpoch;
 
 use crate::{
-    controller::{broker_id, partition_id},
+    controller::{broker_id, partition_id, topic},
     coverage::Fact,
     message::End,
     stage::Stage,
@@ -76,6 +76,11 @@ impl Stage {
         if let Some(what) = after.violation() {
             self.fail(format!("S8: {what}"));
         }
+        let version =
+            |image: &MetadataImage| image.topic_by_id(topic().1).map(|topic| topic.version);
+        if version(&before).is_some_and(|was| Some(was) != version(after)) {
+            self.note(Fact::Configured);
+        }
         for partition in 0..self.setup.partitions {
             let id = partition_id(partition);
             if let (Some(was), Some(is)) = (before.partition(id), after.partition(id))
@@ -83,8 +88,8 @@ impl Stage {
             {
                 self.count_changes(was, is);
                 self.say(format_args!(
-                    "p{partition} is now {} {} led by {:?}, isr {:?} elr {:?}",
-                    is.partition_epoch, is.leader_epoch, is.leader, is.isr, is.elr
+                    "p{partition} is now {} {} led by {:?} of {:?}, isr {:?} elr {:?}",
+                    is.partition_epoch, is.leader_epoch, is.leader, is.replicas, is.isr, is.elr
                 ));
             }
         }
@@ -93,12 +98,18 @@ impl Stage {
     fn count_changes(&mut self, was: &Partition, is: &Partition) {
         let grown = is.isr.iter().any(|id| !was.isr.contains(id));
         let shrunk = was.isr.iter().any(|id| !is.isr.contains(id));
+        let begins = was.reassignment.is_none() && is.reassignment.is_some();
+        let ended = was.reassignment.is_some() && is.reassignment.is_none();
+        let arrived = was.reassignment.as_ref().is_some_and(|way| way.to == is.replicas);
         let from_elr = is.leader.is_some_and(|id| was.elr.contains(&id));
         for (fact, is_so) in [
             (Fact::Election, is.leader.is_some() && is.leader_epoch != was.leader_epoch),
             (Fact::ElectedFromElr, from_elr),
             (Fact::IsrGrew, grown),
             (Fact::IsrShrunk, shrunk),
+            (Fact::ReassignmentBegun, begins),
+            (Fact::ReassignmentCompleted, ended && arrived),
+            (Fact::ReassignmentCancelled, ended && !arrived),
         ] {
             if is_so {
                 self.note(fact);

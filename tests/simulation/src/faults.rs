@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use riverrun_broker::{
     io::sim::{Fault, PowerCut},
-    metadata::command::Choice,
+    metadata::Partition,
     replica::{Durability, Rules},
 };
+use riverrun_proto::offset::Offset;
 
 use crate::{
     controller::{broker_id, broker_number, partition_id},
@@ -25,7 +26,7 @@ macro_rules! kinds {
         pub enum Kind { $($(#[doc = $doc])+ $name,)+ }
 
         impl Kind {
-            /// All of them.
+            /// All of them; those of operators who change what the cluster is like, last.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
         }
     };
@@ -64,6 +65,12 @@ kinds! {
     NewController,
     /// Records are deleted.
     Delete,
+    /// An operator wants other replicas, or the old ones after all.
+    Reassign,
+    /// An operator changes the topic's configuration.
+    Configure,
+    /// Records are deleted up to the middle of a batch.
+    Trim,
 }
 
 impl<R: Rules> World<R> {
@@ -117,7 +124,10 @@ impl<R: Rules> World<R> {
                     None => self.hand_on_quorum(),
                 }
             }
-            Kind::Delete if self.stage.setup.deletes => self.delete_records(),
+            Kind::Delete if self.stage.setup.deletes => self.delete_records(false),
+            Kind::Trim => self.delete_records(true),
+            Kind::Reassign => self.reassign(),
+            Kind::Configure => self.configure(),
             _ => {}
         }
     }
@@ -133,7 +143,8 @@ impl<R: Rules> World<R> {
             let is_back = self.stage.decided.epoch_of(other.number) > Some(lost_at)
                 && (0..self.stage.setup.partitions).all(|at| {
                     let id = broker_id(other.number);
-                    image.partition(partition_id(at)).is_some_and(|p| p.isr.contains(&id))
+                    let is_well = |p: &Partition| !p.replicas.contains(&id) || p.isr.contains(&id);
+                    image.partition(partition_id(at)).is_some_and(is_well)
                 });
             lost += u32::from(!is_back);
         }
@@ -299,22 +310,9 @@ impl<R: Rules> World<R> {
         self.mend_later(Mend::Network, 100, 2_500);
     }
 
-    fn hand_over(&mut self, broker: usize) {
-        let partition = self.stage.random.index(self.stage.setup.partitions);
-        let preferred = self.stage.random.permille(300);
-        let choice = if preferred { Choice::Preferred } else { Choice::Member(broker_id(broker)) };
-        let Self { stage, controller, .. } = self;
-        if let Some(controller) = controller {
-            controller.hand_over(partition, choice);
-            controller.take_told(stage);
-        } else {
-            self.at_quorum_leader(|member, _| member.controller.hand_over(partition, choice));
-        }
-    }
-
     /// As DeleteRecords, and retention, do it: the leader, only below its high watermark, only when
-    /// that is current; here at the boundary of a batch.
-    fn delete_records(&mut self) {
+    /// that is current; at the boundary of a batch or inside one.
+    fn delete_records(&mut self, inside: bool) {
         let partition = self.stage.random.index(self.stage.setup.partitions);
         let Some(leader) = self.stage.decided.partition(partition).leader.map(broker_number) else {
             return;
@@ -330,8 +328,15 @@ impl<R: Rules> World<R> {
                 let entries = shell.mirror.between(shell.log.log_start_offset(), end);
                 if let Some(entry) = entries.get(entries.len() * share / 100) {
                     around.stage.note(Fact::Deleted);
-                    around.stage.ledgers[partition].delete(entry.base);
-                    shell.advance_log_start(entry.base, around);
+                    let records = i64::from(entry.last_offset_delta);
+                    let middle = entry.base.get() + if inside { records.midpoint(1) } else { 0 };
+                    let to = Offset::new(middle).unwrap_or(entry.base);
+                    let to = to.max(shell.log.log_start_offset());
+                    if to > entry.base {
+                        around.stage.note(Fact::DeletedInside);
+                    }
+                    around.stage.ledgers[partition].delete(to);
+                    shell.advance_log_start(to, around);
                 }
             });
         });

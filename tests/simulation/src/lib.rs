@@ -19,7 +19,7 @@
 //! [`setup`], [`schedule`], [`random`], [`message`], [`network`], [`stage`]; [`machine`], [`shell`],
 //! [`broker`]; [`metadata_log`], [`controller`], [`sessions`]; [`raft_log`], [`member`], [`attending`];
 //! [`producer`], [`consumer`]; [`mirror`], [`ledger`], [`decided`], [`laws`], [`settle`], [`audit`];
-//! [`faults`], [`quorum_faults`], [`plant`]; [`world`], [`suite`]; [`trace`], [`coverage`].
+//! [`faults`], [`quorum_faults`], [`operator`], [`plant`]; [`world`], [`suite`]; [`trace`], [`coverage`].
 #![forbid(unsafe_code)]
 
 pub mod attending;
@@ -39,6 +39,7 @@ pub mod message;
 pub mod metadata_log;
 pub mod mirror;
 pub mod network;
+pub mod operator;
 pub mod plant;
 pub mod producer;
 pub mod quorum_faults;

@@ -89,7 +89,10 @@ fn find(plant: Plant, count: u64, metadata: Metadata) -> bool {
     match report.broken.first() {
         None => println!("{plant} is not found in {} runs", report.runs),
         Some((seed, law)) => {
-            println!("{plant} is found by seed {seed}: {law}\n    {}", replay(*seed, metadata, Some(plant)));
+            println!(
+                "{plant} is found by seed {seed}: {law}\n    {}",
+                replay(*seed, metadata, Some(plant))
+            );
         }
     }
     !report.broken.is_empty()

@@ -341,7 +341,9 @@ pub fn disagree<'a>(
         let Some(member) = member else { return Some(format!("b{broker} is down")) };
         let node = member.looked_at();
         let voters = node.voters();
-        if voters.voting.len() != count || !voters.leaving.is_empty() || !voters.listening.is_empty()
+        if voters.voting.len() != count
+            || !voters.leaving.is_empty()
+            || !voters.listening.is_empty()
         {
             return Some(format!("to b{broker} the quorum is {voters:?}"));
         }

@@ -24,7 +24,7 @@ pub trait MetadataLog: fmt::Debug {
 #[derive(Debug)]
 pub enum Told {
     /// A command, or several that came as an image, were applied.
-    Applied(Applied),
+    Applied(Box<Applied>),
     /// A command was refused, or nobody knows what became of it.
     Failed {
         /// As it was proposed here.
@@ -59,7 +59,8 @@ impl MetadataLog for Ideal {
         self.image = Arc::new(applied.image);
         let images = [before, Arc::clone(&self.image)];
         let answer = Some((tag, applied.outcome));
-        self.told.push_back(Told::Applied(Applied { answer, images, deltas: applied.deltas }));
+        let deltas = applied.deltas;
+        self.told.push_back(Told::Applied(Box::new(Applied { answer, images, deltas })));
     }
 
     fn told(&mut self) -> Option<Told> {

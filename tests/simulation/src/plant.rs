@@ -28,8 +28,6 @@ pub enum Plant {
     AnswersMixedUp,
     /// Of the quorum: a leader takes for decided what it has proposed.
     ActsBeforeCommit,
-    /// Of the quorum: what came as an image instead of entries is not told to partitions.
-    SnapshotNotFollowed,
     /// Of the quorum: a node whose disk was lost goes on under its old name.
     WipedAsOld,
 }
@@ -68,19 +66,17 @@ impl Plant {
 
     /// Those of the metadata quorum.
     pub fn all_of_quorum() -> Vec<Self> {
-        vec![
-            Self::NoSync(SyncPoint::MetaWal),
-            Self::ActsBeforeCommit,
-            Self::SnapshotNotFollowed,
-            Self::WipedAsOld,
-        ]
+        vec![Self::NoSync(SyncPoint::MetaWal), Self::ActsBeforeCommit, Self::WipedAsOld]
     }
 
     /// By its name.
     pub fn named(name: &str) -> Option<Self> {
         let core = Mutation::ALL.into_iter().map(Self::Core);
         let syncs = SyncPoint::ALL.iter().copied().map(Self::NoSync);
-        core.chain(syncs).chain(Self::all()).chain(Self::all_of_quorum()).find(|plant| plant.to_string() == name)
+        core.chain(syncs)
+            .chain(Self::all())
+            .chain(Self::all_of_quorum())
+            .find(|plant| plant.to_string() == name)
     }
 
     /// The rule of the core that is broken.

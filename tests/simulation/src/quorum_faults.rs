@@ -3,13 +3,7 @@
 
 use riverrun_broker::replica::Rules;
 
-use crate::{
-    member::Member,
-    message::Node,
-    setup::Metadata,
-    stage::Stage,
-    world::World,
-};
+use crate::{member::Member, message::Node, setup::Metadata, stage::Stage, world::World};
 
 impl<R: Rules> World<R> {
     /// Any broker; where there is a quorum, often the one that leads it, for there it hurts.
@@ -73,7 +67,9 @@ impl<R: Rules> World<R> {
             let Some(member) = member else { return false };
             let voters = member.looked_at().voters();
             let is_plain = voters.leaving.is_empty() && voters.listening.is_empty();
-            member.votes() && is_plain && voters.voting.len() == count
+            member.votes()
+                && is_plain
+                && voters.voting.len() == count
                 && member.looked_at().is_settled()
         });
         let others = self.brokers.iter().filter(|other| other.number != broker);

@@ -50,10 +50,11 @@ impl RaftLog {
                 _ => None,
             });
             let before = std::mem::replace(&mut self.image, Arc::clone(&image));
-            if installed && self.plant == Some(Plant::SnapshotNotFollowed) {
-                continue;
-            }
-            self.told.push_back(Told::Applied(Applied { answer, images: [before, image], deltas }));
+            self.told.push_back(Told::Applied(Box::new(Applied {
+                answer,
+                images: [before, image],
+                deltas,
+            })));
         }
         for (tag, answer) in answers {
             match answer {
@@ -78,7 +79,7 @@ impl RaftLog {
         self.image = Arc::new(applied.image);
         let images = [before, Arc::clone(&self.image)];
         let deltas = applied.deltas;
-        self.told.push_back(Told::Applied(Applied { answer: None, images, deltas }));
+        self.told.push_back(Told::Applied(Box::new(Applied { answer: None, images, deltas })));
     }
 }
 

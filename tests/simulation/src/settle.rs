@@ -77,6 +77,9 @@ impl<R: Rules> World<R> {
             let Some(leader) = partition.leader else {
                 return Some(format!("p{at} has no leader"));
             };
+            if let Some(under_way) = &partition.reassignment {
+                return Some(format!("p{at} is being reassigned: {under_way:?}"));
+            }
             if partition.isr.len() < partition.replicas.len() {
                 return Some(format!("the ISR of p{at} is {:?}", partition.isr));
             }
@@ -90,7 +93,7 @@ impl<R: Rules> World<R> {
                 return Some(format!("{leader:?} does not lead p{at}"));
             }
             let end = leading.log.log_end_offset();
-            for broker in 0..self.stage.setup.brokers {
+            for broker in partition.replicas.iter().copied().map(broker_number) {
                 let Some(shell) = shell(broker) else { return Some(format!("b{broker} is down")) };
                 // A log start that nobody else had heard of when its leader died is that broker's.
                 if shell.log.log_end_offset() != end {

@@ -32,7 +32,7 @@ pub struct Setup {
     pub seed: u64,
     /// What the metadata log is.
     pub metadata: Metadata,
-    /// Brokers; each has a copy of every partition.
+    /// Brokers; three of them, at first, have a copy of each partition.
     pub brokers: usize,
     /// Entries between two snapshots of a node of the quorum.
     pub snapshot_entries: u64,
@@ -89,17 +89,24 @@ impl Setup {
         // Where much goes wrong, little is under way when the next thing does: in some runs there are
         // few kinds of faults, with time between them.
         let is_quiet = random.permille(400);
-        let any = crate::faults::Kind::ALL.len();
+        // Those of operators who change what the cluster is like have chances of their own.
+        let any = crate::faults::Kind::ALL.len() - 3;
         let mut weights: Vec<u64> = (0..any).map(|_| random.pick(&[0, 1, 1, 3])).collect();
         if is_quiet {
             weights.fill(0);
             (0..3).for_each(|_| weights[random.index(any)] = 1);
         }
+        let mut changes = Random::new(seed ^ 0xc4a6_0000);
+        let brokers = changes.pick(&[3, 3, 3, 4, 5]);
+        let changes_much = brokers > 3 || changes.permille(200);
+        // Deletions in few: where there are none, more can be asked in the end.
+        let operators = [[1, 2, 2, 4], [1, 2, 2, 4], [0, 0, 0, 6]];
+        weights.extend(operators.map(|of| if changes_much { changes.pick(&of) } else { 0 }));
         let fault_every = if is_quiet { (600, 1_500) } else { (150, 900) };
         Self {
             seed,
             metadata,
-            brokers: 3,
+            brokers,
             snapshot_entries: Random::new(seed ^ 0x9a57_0000).between(8, 48),
             plant,
             partitions: random.pick(&[1, 1, 2]),

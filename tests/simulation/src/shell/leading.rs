@@ -12,7 +12,9 @@ use riverrun_proto::{ids::BrokerId, offset::Offset};
 use super::{Around, Shell};
 use crate::{
     controller::broker_number,
+    coverage::Fact,
     message::{Body, Connection, Node},
+    mirror::Entry,
 };
 
 /// How far a sender runs ahead of what was acknowledged, in records.
@@ -170,13 +172,25 @@ impl<R: Rules> Shell<R> {
             {
                 return;
             }
-            let read = match self.log.reader().read(sender.cursor, end, FRAME_BYTES) {
+            // The first batch may begin below the log start: read there, it comes whole.
+            let kept = sender.cursor.max(self.log.log_start_offset());
+            let read = match self.log.reader().read(kept, end, FRAME_BYTES) {
                 Ok(Read::Batches(batches)) => Ok(batches),
                 Ok(Read::Cold(cold)) => cold.run(),
                 Ok(Read::Empty) => return,
                 Err(error) => Err(error),
             };
-            let head = read.ok().and_then(|read| {
+            let begins = read.as_ref().ok().and_then(|read| Entry::of_batch(read.batches.first()?));
+            let begins = begins.map_or(sender.cursor, |first| first.base);
+            if begins < sender.cursor {
+                around.stage.note(Fact::InsideBatch);
+                let session = sender.session;
+                self.step(Event::InsideBatch { follower, session, begins }, around);
+                self.senders.remove(&follower);
+                return;
+            }
+            // Past it, the log start has moved on, and the protocol is told when that is durable.
+            let head = read.ok().filter(|_| begins == sender.cursor).and_then(|read| {
                 let head = self.replica.data_head(follower, sender.cursor, read.next_offset)?;
                 Some((head, read))
             });
