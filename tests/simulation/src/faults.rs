@@ -19,6 +19,9 @@ use crate::{
     world::World,
 };
 
+/// Of a write with so many bytes a power loss may leave some sectors and not others.
+const TORN_BYTES_MIN: u64 = 1500;
+
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// A kind of fault.
@@ -229,6 +232,31 @@ impl<R: Rules> World<R> {
             self.note_lost(broker);
         }
         self.brokers[broker].machine.power_loss(cut);
+    }
+
+    /// The power goes in the middle of a write of the metadata log, if it was to: of one with several
+    /// sectors, for others are not torn.
+    pub fn lose_power_in_write(&mut self, broker: usize) {
+        let target = &mut self.brokers[broker];
+        let member = target.process.as_ref().and_then(|process| process.member.as_ref());
+        let unwritten = member.map_or(0, |member| member.looked_at().stats().unwritten_bytes);
+        let Some(operations) = target.machine.cut_write.take_if(|_| unwritten > TORN_BYTES_MIN)
+        else {
+            return;
+        };
+        if self.stage.is_calm || !self.may_lose_power(broker) {
+            return;
+        }
+        self.stage.note(Fact::MetaWriteCut);
+        let target = &mut self.brokers[broker];
+        target.machine.disk.off_after(operations);
+        if let Some(member) = target.process.as_mut().and_then(|process| process.member.as_mut()) {
+            member.node().perform();
+        }
+        self.end_process(broker, false);
+        let cut = PowerCut::Random(self.stage.random.number());
+        self.cut_power(broker, cut);
+        self.start_later(broker);
     }
 
     /// Of what was not synced, often nothing is left anywhere.

@@ -36,6 +36,8 @@ pub struct Machine {
     pub voter: Option<Voter>,
     /// Its disk is about to fail.
     pub is_doomed: bool,
+    /// The power goes in the next write of the metadata log, after so many operations.
+    pub cut_write: Option<u64>,
     /// How long its disk takes for a piece of work, in microseconds.
     pub work_us: (u64, u64),
     ignored: Option<SyncPoint>,
@@ -57,6 +59,7 @@ impl Machine {
             skew_ms: 0,
             voter: has_voter.then(|| member::voter(number, 0, setup.plant)),
             is_doomed: false,
+            cut_write: None,
             work_us,
             ignored,
             disks: 0,
@@ -78,6 +81,7 @@ impl Machine {
         self.whole_since = None;
         self.is_clean = false;
         self.is_doomed = false;
+        self.cut_write = None;
         if self.voter.is_some() {
             let voter = member::voter(self.number, self.disks, self.plant);
             member::format(self, voter, self.number == 0 && self.disks == 1);

@@ -20,7 +20,7 @@ use crate::{
 pub const DURABILITY: &str = "durability";
 /// One that means nothing: its value makes records of several sectors.
 const REMARK: &str = "remark";
-const REMARK_BYTES_MAX: u64 = 6000;
+const REMARK_BYTES: (u64, u64) = (0, 12_000);
 
 impl<R: Rules> World<R> {
     /// Another leader of a partition.
@@ -68,7 +68,8 @@ impl<R: Rules> World<R> {
         };
         let least = u64::from(setup.min_isr);
         let min_isr = u32::try_from(self.stage.random.between(least, 3)).expect("few");
-        let bytes = usize::try_from(self.stage.random.below(REMARK_BYTES_MAX)).expect("few");
+        let bytes = usize::try_from(self.stage.random.between(REMARK_BYTES.0, REMARK_BYTES.1))
+            .expect("few");
         let set = [(DURABILITY, durability.to_owned()), (REMARK, "x".repeat(bytes))];
         self.order(&Command::AlterTopicConfigs(AlterTopicConfigs {
             topic: id,
@@ -80,6 +81,12 @@ impl<R: Rules> World<R> {
             reset: BTreeSet::new(),
             min_isr,
         }));
+        // It is being written everywhere by now, or soon.
+        if self.controller.is_none() && self.stage.random.permille(500) {
+            let unlucky = self.stage.random.index(self.brokers.len());
+            let operations = self.stage.random.between(1, 2);
+            self.brokers[unlucky].machine.cut_write = Some(operations);
+        }
     }
 
     fn order(&mut self, command: &Command) {

@@ -66,7 +66,12 @@ impl Plant {
 
     /// Those of the metadata quorum.
     pub fn all_of_quorum() -> Vec<Self> {
-        vec![Self::NoSync(SyncPoint::MetaWal), Self::ActsBeforeCommit, Self::WipedAsOld]
+        vec![
+            Self::NoSync(SyncPoint::MetaWal),
+            Self::NoSync(SyncPoint::MetaSnapshot),
+            Self::ActsBeforeCommit,
+            Self::WipedAsOld,
+        ]
     }
 
     /// By its name.

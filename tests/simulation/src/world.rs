@@ -187,6 +187,9 @@ impl<R: Rules> World<R> {
                 self.in_process(at, |p, machine, stage| p.quorum_tick(machine, stage));
             }
             Event::QuorumWritten { at } => {
+                if let Node::Broker(broker) = at.node {
+                    self.lose_power_in_write(broker);
+                }
                 self.in_process(at, |p, machine, stage| p.quorum_written(machine, stage));
             }
             Event::StopNow { at } => self.stop(at),

@@ -10,9 +10,8 @@ use riverrun_simulation::{
 
 /// Runs of the code as it ships: these seeds, with every change.
 const SEEDS: u64 = 200;
-/// The same over the shipped quorum: slower, and most of what it is about is simulated alone, beside
-/// it.
-const QUORUM_SEEDS: u64 = 40;
+/// The same over the shipped quorum; most of what that is about is simulated alone, beside it.
+const QUORUM_SEEDS: u64 = 120;
 /// Every planted bug is found within so many seeds.
 const SEEDS_TO_FIND: u64 = 120;
 /// Those of the quorum.
