@@ -3,8 +3,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::setup::Metadata;
-
 macro_rules! facts {
     ($($(#[doc = $doc:literal])+ $name:ident = $words:literal,)+) => {
         /// Something that can happen.
@@ -14,11 +12,6 @@ macro_rules! facts {
         impl Fact {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
-            /// Whether it is about the metadata quorum: it cannot happen over an ideal log.
-            pub fn is_of_quorum(self) -> bool {
-                self >= Self::MetaElection
-            }
 
             /// In words.
             pub const fn words(self) -> &'static str {
@@ -179,11 +172,9 @@ impl Coverage {
         }
     }
 
-    /// What never happened and should have: the quorum's own facts in runs over it, all others in the
-    /// more and longer ones over an ideal log.
-    pub fn missing(&self, metadata: Metadata) -> Vec<Fact> {
-        let should = |fact: &Fact| fact.is_of_quorum() == (metadata == Metadata::Quorum);
-        Fact::ALL.iter().copied().filter(should).filter(|fact| self.of(*fact) == 0).collect()
+    /// What never happened.
+    pub fn missing(&self) -> Vec<Fact> {
+        Fact::ALL.iter().copied().filter(|fact| self.of(*fact) == 0).collect()
     }
 }
 
