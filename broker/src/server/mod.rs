@@ -154,7 +154,7 @@ impl Server {
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone()));
+        control.spawn(service::internal::serve(internal, door.clone(), &bounds));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -291,7 +291,7 @@ impl Server {
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,
         };
-        let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
+        let serving = tokio::spawn(service::serve(listener, env, &bounds).await);
         stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;

@@ -111,25 +111,31 @@ impl Inside {
 
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bound on connections is shown in `bounds`.
-pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
-    let shutdown = door.shutdown.clone();
-    let _running = shutdown.register("internal service");
-    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, &bounds);
-    let incoming = connections::accept(listener, places, |stream| stream);
-    let served = Server::builder()
-        .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_routes(routes(&door))
-        .serve_with_incoming(incoming);
-    tokio::select! {
-        ended = served => if let Err(error) = ended {
-            tracing::error!(%error, "the internal gRPC service ended");
-        },
-        () = shutdown.stopping() => {}
+/// Its bound on connections is shown in `bounds` before the future that serves is run.
+pub fn serve(
+    listener: TcpListener,
+    door: Door,
+    bounds: &Bounds,
+) -> impl Future<Output = ()> + Send + use<> {
+    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
+    async move {
+        let shutdown = door.shutdown.clone();
+        let _running = shutdown.register("internal service");
+        let incoming = connections::accept(listener, places, |stream| stream);
+        let served = Server::builder()
+            .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE.0))
+            .http2_keepalive_timeout(Some(KEEPALIVE.1))
+            .add_routes(routes(&door))
+            .serve_with_incoming(incoming);
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::error!(%error, "the internal gRPC service ended");
+            },
+            () = shutdown.stopping() => {}
+        }
     }
 }
 
