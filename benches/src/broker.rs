@@ -30,6 +30,8 @@ pub const AS_BROKER: &str = "as-riverrun";
 
 /// Bytes of a sustained run that stay on the disk.
 const SUSTAINED_KEPT_BYTES: u64 = 8 << 30;
+/// So often retention looks. At the default of five minutes a sustained run would fill the disk first.
+const RETENTION_CHECK: (&str, &str) = ("log.retention.check.interval.ms", "1s");
 
 /// Which broker, and with which settings.
 #[derive(Args, Clone, Debug, Default)]
@@ -185,6 +187,8 @@ impl Broker {
         ] {
             command.args(["--set", setting]);
         }
+        let (key, value) = RETENTION_CHECK;
+        command.args(["--set", &format!("{key}={value}")]);
         for setting in &self.args.broker_set {
             command.args(["--set", setting]);
         }
@@ -251,8 +255,10 @@ impl Broker {
 
     /// What was set.
     pub fn settings(&self) -> BTreeMap<String, String> {
+        let ours = self.args.brokers.is_empty().then_some(RETENTION_CHECK);
         let given = self.args.settings(&self.args.broker_set).unwrap_or_default();
-        given.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        let settings = ours.into_iter().chain(given);
+        settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     /// Creates a topic for a run of `workload`.
