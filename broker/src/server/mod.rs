@@ -9,7 +9,6 @@
 //! ```
 //! A start that fails, or is given up, stops what it had started, in the same order ([`parts`]).
 
-mod control;
 mod data_directory;
 mod embedded;
 mod keeper;
@@ -21,17 +20,19 @@ mod parts;
 mod presence;
 mod readiness;
 mod register;
+mod replication;
+mod runtimes;
 mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use tempfile::TempDir;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinError};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinError};
 
 use self::{
-    control::ControlRuntime, keeper::Keeper, membership::Membership, observe::Watched,
-    parts::Parts, presence::OwnPresence, readiness::Stage, space::SpaceGuard,
+    keeper::Keeper, membership::Membership, observe::Watched, parts::Parts, presence::OwnPresence,
+    readiness::Stage, replication::Replicas, runtimes::Threads, space::SpaceGuard,
 };
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
@@ -50,7 +51,6 @@ use crate::{
     partition::{
         IoPool, ParkedLimit, PartitionEnv, ReadBudget, WriteGate,
         registry::{OpenReport, Registry, RegistryEnv},
-        replication::Replication,
     },
     service::{self, ServiceEnv, limits::Limits},
     telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
@@ -147,14 +147,15 @@ impl Server {
         // Ports first: a taken one must not cost a recovery.
         let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
         let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
-        let control = parts.control.insert(ControlRuntime::start()?);
+        let control = parts.control.insert(Threads::control()?);
         let internal =
             control.listen(config.network.internal_listen, "network.internal.listen").await?;
         let internal_address =
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone()));
+        let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
+        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone(), bulk));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -199,6 +200,9 @@ impl Server {
         let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
         parts.presence = Some(presence.clone());
 
+        let threads = parts.replication.insert(Threads::replication()?).handle();
+        let replication = Replicas::new(&member, broker_epoch, &config.replica, &shutdown, threads);
+
         let limits = Limits::new(&config, budget);
         let cold_reads = cold_reads.get().saturating_sub(disk_bounds.buffer_bytes as u64);
         let env = RegistryEnv {
@@ -219,7 +223,7 @@ impl Server {
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
-                replication: Replication::alone(),
+                replication: replication.to_partitions(&config.replica),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -241,6 +245,7 @@ impl Server {
         .await?;
         let registry = Arc::clone(parts.registry.insert(registry));
         report_opening(&report);
+        replication.begin(&member, &registry, replicas, &control);
 
         tokio::spawn(metadata_follower::follow(
             subscription,

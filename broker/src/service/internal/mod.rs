@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `broker` | `BrokerService`: who is there |
+//! | `lanes` | which threads serve a connection |
 //! | `places` | as many connections as there may be |
 //! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //! | [`replication`] | `ReplicationService`: followers of partitions that this broker leads |
@@ -12,6 +13,7 @@
 //! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
 
 mod broker;
+mod lanes;
 mod places;
 mod quorum;
 pub mod replication;
@@ -21,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use riverrun_proto::{
     ids::{BrokerId, IncarnationId},
@@ -31,9 +34,13 @@ use riverrun_proto::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, mpsc},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, service::Routes, transport::Server};
+
+pub use lanes::BULK_WAITING_MAX;
+pub use places::Placed;
 
 use crate::{
     clock::Clock,
@@ -113,8 +120,8 @@ impl Inside {
 
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bound on connections is shown in `bounds`.
-pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
+/// Its bound on connections is shown in `bounds`. Connections of replicas are handed to `bulk`.
+pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds, bulk: mpsc::Sender<Placed>) {
     let shutdown = door.shutdown.clone();
     let _running = shutdown.register("internal service");
     let places = Arc::new(Semaphore::new(places::CONNECTIONS_MAX));
@@ -125,21 +132,41 @@ pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
             Usage { used: limit - places.available_permits() as u64, limit }
         }
     });
-    let incoming = places::accept(listener, places, full);
-    let served = Server::builder()
-        .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_routes(routes(&door))
-        .serve_with_incoming(incoming);
+    let incoming = lanes::sort(places::accept(listener, places, full), bulk);
+    let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
     tokio::select! {
         ended = served => if let Err(error) = ended {
             tracing::error!(%error, "the internal gRPC service ended");
         },
         () = shutdown.stopping() => {}
     }
+}
+
+/// Serves replicas on the connections that [`serve`] hands over, until the broker stops. Runs on
+/// threads of its own: whatever they have to do, the quorum goes on.
+pub async fn serve_replicas(
+    connections: mpsc::Receiver<Placed>,
+    replication: replication::Replication,
+    shutdown: Shutdown,
+) {
+    let _running = shutdown.register("replication service");
+    let incoming = ReceiverStream::new(connections).map(Placed::rehome);
+    let served = server().add_service(replication.into_server()).serve_with_incoming(incoming);
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "the replication service ended");
+        },
+        () = shutdown.stopping() => {}
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
 }
 
 fn routes(door: &Door) -> Routes {

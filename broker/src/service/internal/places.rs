@@ -26,7 +26,7 @@ pub(super) const CONNECTIONS_MAX: usize = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An accepted connection; it has its place until it is dropped.
-pub(super) struct Placed {
+pub struct Placed {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
 }
@@ -61,6 +61,19 @@ pub(super) fn accept(
 }
 
 // === impl Placed ===
+
+impl Placed {
+    /// The first bytes, which stay where they are.
+    pub(super) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(first).await
+    }
+
+    /// Moves it to the runtime that this is called on.
+    pub(super) fn rehome(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self { stream, _place: self._place })
+    }
+}
 
 impl Connected for Placed {
     type ConnectInfo = TcpConnectInfo;
