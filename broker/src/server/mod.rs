@@ -12,6 +12,7 @@
 mod data_directory;
 mod embedded;
 mod keeper;
+mod last_run;
 mod machine;
 mod membership;
 mod metadata_follower;
@@ -32,7 +33,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinError};
 
 use self::{
     keeper::Keeper, membership::Membership, observe::Watched, parts::Parts, presence::OwnPresence,
-    readiness::Stage, replication::Replicas, runtimes::Threads, space::SpaceGuard,
+    readiness::Stage, register::Logs, replication::Replicas, runtimes::Threads, space::SpaceGuard,
 };
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
@@ -189,13 +190,17 @@ impl Server {
         let Membership { identity, card, quorum, transport, .. } = &member;
         let (identity, quorum) = (*identity, Arc::clone(quorum));
         let listeners = register::Listeners { grpc, internal: internal_address };
-        let is_whole = blocking({
+        let logs = blocking({
             let directory = Arc::clone(&directory);
-            move || directory.has_clean_marker().map_err(io_error("looking for the clean marker"))
+            move || {
+                let looking = io_error("looking for the clean marker");
+                let stopped_clean = directory.has_clean_marker().map_err(looking)?;
+                Ok(Logs { stopped_clean, survived: last_run::survived(directory.root()) })
+            }
         })
         .await?;
         let broker_epoch =
-            register::register(&*quorum, &config, &identity, card.incarnation, listeners, is_whole)
+            register::register(&*quorum, &config, &identity, card.incarnation, listeners, logs)
                 .await?;
         let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
         parts.presence = Some(presence.clone());
@@ -236,6 +241,9 @@ impl Server {
             let opening = shutdown.register(parts::OPENING);
             move || {
                 let _opening = opening;
+                if let Err(error) = last_run::note(directory.root(), broker_epoch) {
+                    tracing::warn!(%error, "this run is not noted: killed, it counts as one that lost records");
+                }
                 directory.create_data().map_err(io_error("making the partitions' directory"))?;
                 let clean =
                     directory.take_clean_marker().map_err(io_error("taking the clean marker"))?;
