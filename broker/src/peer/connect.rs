@@ -18,6 +18,8 @@ pub const BULK: u8 = b'B';
 
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a look at an address may take. Who refuses does so at once.
+const LOOK_TIMEOUT: Duration = Duration::from_millis(200);
 /// Silence before a node is asked whether it is there, and how long it may take to say so: a peer
 /// that vanished without a word is given up after both.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
@@ -48,6 +50,13 @@ pub async fn dial_bulk(address: &str) -> Result<Channel, Status> {
         }
     });
     in_time(address, endpoint.connect_with_connector(connector)).await
+}
+
+/// Whether a machine answers for `address` that nobody listens there: the process is gone. Anything
+/// else, silence too, says nothing.
+pub async fn is_refused(address: &str) -> bool {
+    let dialled = timeout(LOOK_TIMEOUT, TcpStream::connect(address)).await;
+    matches!(dialled, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
@@ -131,8 +140,14 @@ mod tests {
         let refused = dial(&format!("127.0.0.1:{port}")).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unavailable);
         assert!(refused.message().contains(&port.to_string()), "{refused:?}");
+        assert!(is_refused(&format!("127.0.0.1:{port}")).await);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_refused(&listener.local_addr().unwrap().to_string()).await, "it is there");
         assert!(dial("no address at all").await.is_err());
         let refused = dial_bulk(&format!("127.0.0.1:{port}")).await.unwrap_err();
         assert!(refused.message().contains(&port.to_string()), "{refused:?}");
+        assert!(is_refused(&format!("127.0.0.1:{port}")).await);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!is_refused(&listener.local_addr().unwrap().to_string()).await, "it is there");
     }
 }
