@@ -8,6 +8,7 @@ use riverrun_proto::rpc::v1;
 use riverrun_tests::{
     checker, clock, files,
     history::Outcome,
+    http,
     load::{Load, Shape},
     raw::Raw,
     wait,
@@ -217,6 +218,14 @@ async fn too_few_replicas_refuse_acks_of_all_and_nothing_else() {
     })
     .await;
 
+    let metrics = http::metrics(nodes.node(leader).http()).await;
+    let here = format!("{{topic=\"{TOPIC}\",partition=\"0\"}}");
+    assert_eq!(metrics.value(&format!("riverrun_partition_in_sync_replicas{here}")), 2.0);
+    assert_eq!(metrics.value(&format!("riverrun_partition_under_replicated{here}")), 1.0);
+    assert_eq!(metrics.value("riverrun_isr_shrinks_total"), 1.0);
+    assert_eq!(metrics.value("riverrun_cluster_under_min_isr_partitions"), 1.0);
+    assert_eq!(metrics.value("riverrun_cluster_fenced_brokers"), 1.0);
+
     let client = nodes.client().await;
     let producer = client.producer().acks(Acks::Leader).build().await.expect("valid settings");
     for n in 0..10 {
@@ -230,6 +239,10 @@ async fn too_few_replicas_refuse_acks_of_all_and_nothing_else() {
     nodes.start(gone);
     wait::soon("all to be back", waiting).await.expect("it was only a while");
     until_in_sync(&admin, 3).await;
+    let metrics = http::metrics(nodes.node(leader).http()).await;
+    assert!(metrics.value("riverrun_isr_expands_total") >= 1.0);
+    assert_eq!(metrics.value(&format!("riverrun_partition_under_replicated{here}")), 0.0);
+    assert_eq!(metrics.value("riverrun_cluster_under_min_isr_partitions"), 0.0);
     let topic = raw.topic(TOPIC).await.expect("it exists");
     let texts = raw.read_out(&topic, 0).await.texts();
     assert!(!texts.contains(&"with two".to_owned()), "refused is not written: {texts:?}");

@@ -54,7 +54,10 @@ use crate::{
         registry::{OpenReport, Registry, RegistryEnv},
     },
     service::{self, ServiceEnv, limits::Limits},
-    telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
+    telemetry::{
+        Bounds, Registry as Metrics, ReplicationMetrics, RequestMetrics, StorageMetrics,
+        TopicMetrics,
+    },
 };
 
 /// A broker that serves. Dropped without [`Server::stop`] it stops in the background: calls under
@@ -228,7 +231,8 @@ impl Server {
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
-                replication: replication.to_partitions(&config.replica),
+                replication: replication
+                    .to_partitions(&config.replica, ReplicationMetrics::register(&metrics)),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),

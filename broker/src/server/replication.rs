@@ -28,6 +28,7 @@ use crate::{
     replica,
     service::internal::{self, Placed},
     shutdown::Shutdown,
+    telemetry::ReplicationMetrics,
 };
 
 /// What is ready before the partitions are.
@@ -66,8 +67,13 @@ impl Replicas {
     }
 
     /// What partitions replicate with, by these settings.
-    pub(super) fn to_partitions(&self, settings: &ReplicaConfig) -> Replication {
+    pub(super) fn to_partitions(
+        &self,
+        settings: &ReplicaConfig,
+        metrics: ReplicationMetrics,
+    ) -> Replication {
         Replication {
+            metrics,
             peers: Arc::new(self.peers.clone()),
             limits: limits(settings),
             lag: lag(settings),
