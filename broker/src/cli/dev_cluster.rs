@@ -112,19 +112,16 @@ impl Cluster<'_> {
 
     async fn until_ready(&self, brokers: &mut [Broker]) -> Result<()> {
         let all = async {
-            for broker in brokers.iter_mut() {
-                while broker.ready.try_recv().is_err() {
+            let mut waiting: Vec<_> = brokers.iter_mut().collect();
+            while !waiting.is_empty() {
+                waiting.retain(|broker| broker.ready.try_recv().is_err());
+                // One that has ended is waited for by the others.
+                for broker in &mut waiting {
                     if let Some(status) = broker.ended() {
-                        let (number, how) = (broker.number, how_it_ended(status));
-                        let failure = Failure::failed(format!("broker {number} {how}"));
-                        return Err(failure.advise(format!(
-                            "its ports are {0} to {1}; take others: --first-port PORT",
-                            self.port(number),
-                            self.port(number) + 2
-                        )));
+                        return Err(self.not_started(broker.number, status));
                     }
-                    sleep(LOOK_EVERY).await;
                 }
+                sleep(LOOK_EVERY).await;
             }
             Ok(())
         };
@@ -132,8 +129,17 @@ impl Cluster<'_> {
         timeout(START_TIMEOUT, all).await.map_err(late)?
     }
 
+    fn not_started(&self, number: u16, status: ExitStatus) -> Failure {
+        let (first, how) = (self.port(number), how_it_ended(status));
+        Failure::failed(format!("broker {number} {how}")).advise(format!(
+            "its ports are {first} to {}; if they are taken: --first-port PORT",
+            first + 2
+        ))
+    }
+
     fn start(&self, number: u16) -> Result<Broker> {
-        let program = env::current_exe().map_err(|e| Failure::io("cannot find this program", &e))?;
+        let program =
+            env::current_exe().map_err(|e| Failure::io("cannot find this program", &e))?;
         let mut command = Command::new(program);
         command.args(["serve", "--stop-with-parent"]);
         for setting in self.settings(number).iter().chain(self.set) {
