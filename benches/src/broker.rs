@@ -127,6 +127,17 @@ impl DataDir {
 // === impl BrokerArgs ===
 
 impl BrokerArgs {
+    /// # Errors
+    /// It is one that runs already, which nobody may end.
+    pub fn must_be_started_here(&self) -> Result<()> {
+        if self.brokers.is_empty() {
+            return Ok(());
+        }
+        Err(BenchError::Usage(
+            "a restart needs a broker that is started here: leave --brokers out".into(),
+        ))
+    }
+
     fn settings<'a>(&'a self, of: &'a [String]) -> Result<Vec<(&'a str, &'a str)>> {
         let pair = |text: &'a String| {
             text.split_once('=')
@@ -169,7 +180,6 @@ impl Broker {
             "network.grpc.listen=127.0.0.1:0",
             "network.http.listen=127.0.0.1:0",
             "network.internal.listen=127.0.0.1:0",
-            "network.internal.listen=127.0.0.1:0",
             &format!("broker.data.dir={data}"),
             "telemetry.log.filter=warn",
         ] {
@@ -197,13 +207,11 @@ impl Broker {
         end: End,
         between: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Duration> {
-        let (Some(process), Some(dir)) = (self.process.take(), &self.dir) else {
-            return Err(BenchError::Usage(
-                "a restart needs a broker that is started here: leave --brokers out".into(),
-            ));
-        };
+        self.args.must_be_started_here()?;
+        let dir = self.dir.as_ref().expect("a broker that is started here has one");
+        let process = self.process.take();
         match end {
-            End::Orderly => process.stop()?,
+            End::Orderly => process.map_or(Ok(()), Process::stop)?,
             End::Kill => drop(process),
         }
         between(dir.path())?;

@@ -18,6 +18,7 @@ use riverrun_proto::{
 };
 
 use super::{
+    answers::Answers,
     error::CloseError,
     order::{Effects, State},
     parked_limit::ParkedLimit,
@@ -134,6 +135,7 @@ pub struct Partition {
     pub(super) published: Published,
     pub(super) reader: LogReader,
     watchers: Arc<Watchers>,
+    answers: Answers,
 }
 
 /// What readers see without the lock. Written under it.
@@ -184,6 +186,7 @@ impl Partition {
             published,
             reader,
             watchers: Arc::default(),
+            answers: Answers::default(),
         })
     }
 
@@ -436,6 +439,7 @@ impl Partition {
         change: impl FnOnce(&mut State, &mut Effects) -> T,
     ) -> T {
         let mut effects = Effects::default();
+        let answered;
         let result = {
             let mut state = self.state.lock();
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -456,22 +460,24 @@ impl Partition {
             if state.works == 0 {
                 self.idle.notify_all();
             }
+            answered = !effects.answers.is_empty();
+            self.answers.give(&mut effects.answers);
             result
         };
         self.carry_out(effects);
+        if answered {
+            self.answers.hand_out();
+        }
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        let Effects { answers, deletions, work, appended_in, wake_readers } = effects;
+        let Effects { answers: _, deletions, work, appended_in, wake_readers } = effects;
         if wake_readers {
             self.watchers.wake();
         }
         for work in work {
             self.hand_to_pool(work);
-        }
-        for (ticket, outcome) in answers {
-            ticket.complete(outcome);
         }
         for (answer, outcome) in deletions {
             // Whoever asked may be gone; then nobody wants to know.

@@ -159,7 +159,7 @@ impl Server {
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
         let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
-        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone(), bulk));
+        control.spawn(service::internal::serve(internal, door.clone(), &bounds, bulk));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -308,7 +308,7 @@ impl Server {
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,
         };
-        let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
+        let serving = tokio::spawn(service::serve(listener, env, &bounds).await);
         stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;

@@ -1,12 +1,11 @@
 //! Connections as they come in: so many at once, each without Nagle's delay.
 //!
 //! Past the limit nobody is accepted until somebody leaves; those who come wait in the kernel's
-//! listen queue. Together with the HTTP/2 connection window this bounds what clients can make the
-//! broker hold before it has looked at anything. Who has a place must do its part to keep it
-//! ([`Responsive`]).
+//! listen queue. Together with the HTTP/2 connection window this bounds what peers can make the
+//! broker hold before it has looked at anything.
 
 use std::{
-    fmt, io,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,73 +19,52 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
-use super::responsive::Responsive;
-use crate::telemetry::{Bound, OpenGuard, RequestMetrics};
+use crate::telemetry::{Bound, Bounds, Usage};
 
 /// Pause after an accept that failed for want of resources (file handles): they come back when
 /// somebody leaves, and trying at once would only burn the processor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// An accepted connection; counted until dropped.
-pub(super) struct Connection {
-    stream: Responsive<TcpStream>,
+/// As many connections as a listener may have at once.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    full: Bound,
+}
+
+/// An accepted connection, as the listener wants it to be; it has its place until it is dropped.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
     _place: OwnedSemaphorePermit,
-    _open: OpenGuard,
 }
 
-/// What accepting takes.
-struct Accepting {
+/// Accepts as many connections at once as there are `places`; `made` says what a connection is here.
+pub(super) fn accept<S>(
     listener: TcpListener,
-    places: Arc<Semaphore>,
-    full: Bound,
-    silence_max: Duration,
-    requests: RequestMetrics,
-}
-
-/// Accepts as many connections at once as there are `places`. A peer that does nothing for
-/// `silence_max` where it is its turn loses its place.
-pub(super) fn accept(
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-    full: Bound,
-    silence_max: Duration,
-    requests: RequestMetrics,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let accepting = Accepting { listener, places, full, silence_max, requests };
-    futures::stream::unfold(accepting, |accepting| async {
-        let connection = accepting.next().await;
-        Some((Ok(connection), accepting))
+    places: Places,
+    made: impl Fn(TcpStream) -> S,
+) -> impl Stream<Item = io::Result<Connection<S>>> {
+    futures::stream::unfold((listener, places, made), |(listener, places, made)| async {
+        let place = places.take().await;
+        let stream = next(&listener).await;
+        // A connection that is gone already fails its first read.
+        let _ = stream.set_nodelay(true);
+        let connection = Connection { stream: made(stream), _place: place };
+        Some((Ok(connection), (listener, places, made)))
     })
 }
 
-// === impl Accepting ===
-
-impl Accepting {
-    async fn next(&self) -> Connection {
-        let place = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                self.full.hit();
-                let place = Arc::clone(&self.places).acquire_owned().await;
-                place.expect("the places are never closed")
-            }
-        };
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    // A connection that is gone already fails its first read.
-                    let _ = stream.set_nodelay(true);
-                    let open = self.requests.connection_opened();
-                    let stream = Responsive::new(stream, self.silence_max, self.requests.clone());
-                    return Connection { stream, _place: place, _open: open };
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "no connection accepted for now");
-                    sleep(ACCEPT_PAUSE).await;
-                }
+async fn next(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "no connection accepted for now");
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -103,17 +81,55 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-// === impl Connection ===
+// === impl Places ===
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl Places {
+    /// `max` of them, shown in `bounds` as `name`.
+    pub(super) fn new(name: &'static str, max: usize, bounds: &Bounds) -> Self {
+        let free = Arc::new(Semaphore::new(max));
+        let full = bounds.watch(name, {
+            let free = Arc::clone(&free);
+            move || Usage { used: (max - free.available_permits()) as u64, limit: max as u64 }
+        });
+        Self { free, full }
+    }
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.get_ref().connect_info()
+    async fn take(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.free).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                self.full.hit();
+                let place = Arc::clone(&self.free).acquire_owned().await;
+                place.expect("the places are never closed")
+            }
+        }
     }
 }
 
-impl AsyncRead for Connection {
+// === impl Connection ===
+
+impl Connection<TcpStream> {
+    /// The first bytes, which stay where they are.
+    pub(super) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(first).await
+    }
+
+    /// Moves it to the runtime that this is called on.
+    pub(super) fn rehome(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self { stream, _place: self._place })
+    }
+}
+
+impl<S: Connected> Connected for Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> S::ConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -123,7 +139,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -153,8 +169,29 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("stream", &self.stream).finish_non_exhaustive()
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::{StreamExt, poll};
+
+    use super::*;
+    use crate::telemetry::Registry;
+
+    #[tokio::test]
+    async fn who_finds_no_place_waits_for_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = Bounds::register(&Registry::new());
+        let places = Places::new("connections", 1, &bounds);
+        let free = Arc::clone(&places.free);
+        let mut accepted = pin!(accept(listener, places, |stream| stream));
+        let _first = TcpStream::connect(address).await.unwrap();
+        let _second = TcpStream::connect(address).await.unwrap();
+        let first = accepted.next().await.unwrap().unwrap();
+        assert_eq!(free.available_permits(), 0);
+        assert!(poll!(accepted.next()).is_pending());
+        drop(first);
+        accepted.next().await.unwrap().unwrap();
     }
 }

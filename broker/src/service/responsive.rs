@@ -23,12 +23,14 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::telemetry::{GivenUp, RequestMetrics};
+use tonic::transport::server::Connected;
+
+use crate::telemetry::{GivenUp, OpenGuard, RequestMetrics};
 
 /// What a client sends first: `PRI * HTTP/2.0 ... SM` (RFC 9113, 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// See the module.
+/// See the module. Counted as an open connection until dropped.
 #[derive(Debug)]
 pub(super) struct Responsive<S> {
     stream: S,
@@ -42,6 +44,7 @@ pub(super) struct Responsive<S> {
     write_due: Option<Pin<Box<Sleep>>>,
     given_up: bool,
     requests: RequestMetrics,
+    _open: OpenGuard,
 }
 
 // === impl Responsive ===
@@ -50,6 +53,7 @@ impl<S> Responsive<S> {
     /// A peer that has just connected, and may be silent for `silence_max` where it is its turn.
     pub(super) fn new(stream: S, silence_max: Duration, requests: RequestMetrics) -> Self {
         Self {
+            _open: requests.connection_opened(),
             stream,
             silence_max,
             preface_missing: PREFACE_BYTES,
@@ -58,10 +62,6 @@ impl<S> Responsive<S> {
             given_up: false,
             requests,
         }
-    }
-
-    pub(super) fn get_ref(&self) -> &S {
-        &self.stream
     }
 
     /// Ends a wait that is over; a write that went on need not hurry any more.
@@ -90,6 +90,14 @@ impl<S> Responsive<S> {
             GivenUp::SaysNothing => "the peer did not begin to speak HTTP/2",
         };
         io::Error::new(io::ErrorKind::TimedOut, format!("{what} for {:?}", self.silence_max))
+    }
+}
+
+impl<S: Connected> Connected for Responsive<S> {
+    type ConnectInfo = S::ConnectInfo;
+
+    fn connect_info(&self) -> S::ConnectInfo {
+        self.stream.connect_info()
     }
 }
 

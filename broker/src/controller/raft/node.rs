@@ -23,7 +23,7 @@
 
 use bytes::Bytes;
 use raft::{
-    Config, RawNode, Ready, StateRole,
+    Config, INVALID_ID, RawNode, Ready, StateRole,
     eraftpb::{Message, MessageType},
 };
 use riverrun_proto::ids::BrokerId;
@@ -305,10 +305,8 @@ impl Node {
                 let own = self.raw.raft.raft_log.persisted;
                 self.raw.raft.raft_log.commit_to(own);
             }
-            // Raft drops what is asked of a leader that has committed nothing in its term yet; a round
-            // begun too early would cost a broker alone most of the time of its start.
-            let answers = !self.is_leader() || self.raw.raft.commit_to_current_term();
-            if answers && let Some(context) = self.barriers.begin(self.options.heartbeat_ticks * 2)
+            if self.can_ask()
+                && let Some(context) = self.barriers.begin(self.options.heartbeat_ticks * 2)
             {
                 self.raw.read_index(context);
             }
@@ -325,6 +323,14 @@ impl Node {
         }
         self.choose_election_timeout();
         self.checkpoint_if_due();
+    }
+
+    /// Raft will answer a round of reads. It drops those that come to a leader that has committed
+    /// nothing in its term yet, and those for which there is no leader; a round begun then would be
+    /// begun again only ticks later, most of the time a broker alone takes to start.
+    fn can_ask(&self) -> bool {
+        let raft = &self.raw.raft;
+        if self.is_leader() { raft.commit_to_current_term() } else { raft.leader_id != INVALID_ID }
     }
 
     fn take(&mut self, mut ready: Ready) {

@@ -95,6 +95,28 @@ fn a_lone_leader_tells_its_listeners_nothing_of_a_term_it_may_forget() {
     }
 }
 
+/// Reads that come before there is anybody to answer them wait for that, not for a tick.
+#[test]
+fn early_reads_are_asked_as_soon_as_somebody_can_answer() {
+    let (disk, node, store) = alone(None);
+    drop((node, store));
+    let (mut node, mut store) = start(&disk.kill(), options(2, None));
+    node.read(Ticket(1));
+    let (_, answers) = settle(&mut node, &mut store);
+    assert!(matches!(answers.as_slice(), [(Ticket(1), Answer::Read(Ok(_)))]), "{answers:?}");
+
+    let disk = SimDisk::small();
+    let failure = Failure::open(Arc::new(disk.clone()), DATA);
+    MetaStore::format_joining(&disk, Path::new(DATA), cluster(), &failure).unwrap();
+    let (mut node, mut store) = start(&disk, options(3, None));
+    node.read(Ticket(2));
+    assert!(settle(&mut node, &mut store).0.is_empty(), "there is nobody to ask");
+    node.step(message(MessageType::MsgHeartbeat));
+    let (messages, _) = settle(&mut node, &mut store);
+    let asks = |message: &Message| message.get_msg_type() == MessageType::MsgReadIndex;
+    assert!(messages.iter().any(asks), "{messages:?}");
+}
+
 /// A read of an earlier run was answered late: it says what was committed before that run ended.
 #[test]
 fn a_read_takes_no_answer_to_an_earlier_runs_question() {

@@ -10,7 +10,7 @@ use std::{io, time::Duration};
 use futures::{Stream, StreamExt, future::ready};
 use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
 
-use super::places::{CONNECTIONS_MAX, Placed};
+use super::{CONNECTIONS_MAX, Placed};
 use crate::peer::connect::BULK;
 
 /// Time for the first byte of a connection.
@@ -52,18 +52,17 @@ async fn lane(mut placed: Placed, bulk: &mpsc::Sender<Placed>) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, sync::Arc};
+    use std::pin::pin;
 
     use tokio::{
         io::AsyncWriteExt,
         net::{TcpListener, TcpStream},
-        sync::Semaphore,
     };
 
     use super::*;
     use crate::{
-        service::internal::places,
-        telemetry::{Bounds, Registry, Usage},
+        service::connections::{Places, accept},
+        telemetry::{Bounds, Registry},
     };
 
     #[tokio::test]
@@ -71,8 +70,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let bounds = Bounds::register(&Registry::new());
-        let full = bounds.watch("internal.connections", || Usage { used: 0, limit: 1 });
-        let accepted = places::accept(listener, Arc::new(Semaphore::new(9)), full);
+        let accepted = accept(listener, Places::new("connections", 9, &bounds), |stream| stream);
         let (bulk, mut replicas) = mpsc::channel(1);
         let mut control = pin!(sort(accepted, bulk));
 

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `broker` | `BrokerService`: who is there |
 //! | `lanes` | which threads serve a connection |
-//! | `places` | as many connections as there may be |
 //! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //! | [`replication`] | `ReplicationService`: followers of partitions that this broker leads |
 //!
@@ -14,7 +13,6 @@
 
 mod broker;
 mod lanes;
-mod places;
 mod quorum;
 pub mod replication;
 
@@ -33,29 +31,34 @@ use riverrun_proto::{
     },
 };
 use tokio::{
-    net::TcpListener,
-    sync::{Notify, Semaphore, mpsc},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, service::Routes, transport::Server};
 
 pub use lanes::BULK_WAITING_MAX;
-pub use places::Placed;
 
+use super::connections::{self, Connection, Places};
 use crate::{
     clock::Clock,
     controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
     peer::Card,
     shutdown::Shutdown,
-    telemetry::{Bounds, Usage},
+    telemetry::Bounds,
 };
 
+/// Connections at once: a handful for each node, of more nodes than any cluster has.
+const CONNECTIONS_MAX: usize = 1024;
 /// Silence before a node is asked whether it is there, and how long it may take to say so.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(4));
 /// Calls and streams at once on one connection. A node uses a handful.
 const STREAMS_MAX: u32 = 1024;
 /// Largest message: the metadata image travels in one.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// An accepted connection; it has its place until it is dropped.
+pub type Placed = Connection<TcpStream>;
 
 /// This node, to those who knock. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -120,25 +123,26 @@ impl Inside {
 
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bound on connections is shown in `bounds`. Connections of replicas are handed to `bulk`.
-pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds, bulk: mpsc::Sender<Placed>) {
-    let shutdown = door.shutdown.clone();
-    let _running = shutdown.register("internal service");
-    let places = Arc::new(Semaphore::new(places::CONNECTIONS_MAX));
-    let full = bounds.watch("network.internal.connections", {
-        let places = Arc::clone(&places);
-        move || {
-            let limit = places::CONNECTIONS_MAX as u64;
-            Usage { used: limit - places.available_permits() as u64, limit }
+/// Its bound on connections is shown in `bounds` before the future that serves is run. Connections
+/// of replicas are handed to `bulk`.
+pub fn serve(
+    listener: TcpListener,
+    door: Door,
+    bounds: &Bounds,
+    bulk: mpsc::Sender<Placed>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
+    async move {
+        let shutdown = door.shutdown.clone();
+        let _running = shutdown.register("internal service");
+        let incoming = lanes::sort(connections::accept(listener, places, |stream| stream), bulk);
+        let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::error!(%error, "the internal gRPC service ended");
+            },
+            () = shutdown.stopping() => {}
         }
-    });
-    let incoming = lanes::sort(places::accept(listener, places, full), bulk);
-    let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
-    tokio::select! {
-        ended = served => if let Err(error) = ended {
-            tracing::error!(%error, "the internal gRPC service ended");
-        },
-        () = shutdown.stopping() => {}
     }
 }
 
@@ -150,7 +154,7 @@ pub async fn serve_replicas(
     shutdown: Shutdown,
 ) {
     let _running = shutdown.register("replication service");
-    let incoming = ReceiverStream::new(connections).map(Placed::rehome);
+    let incoming = ReceiverStream::new(connections).map(Connection::rehome);
     let served = server().add_service(replication.into_server()).serve_with_incoming(incoming);
     tokio::select! {
         ended = served => if let Err(error) = ended {

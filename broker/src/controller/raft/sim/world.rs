@@ -342,6 +342,11 @@ impl World {
             }
         }
         let leads = running.node.is_leader();
+        let membership = running.node.membership();
+        let mut voters = membership.voters.iter().chain(&membership.outgoing);
+        if leads && !voters.any(|voter| voter.id == there.voter.id) {
+            return Err(format!("{:?} leads, and does not vote any more", there.voter.id));
+        }
         if leads && !running.led {
             let term = running.node.leader().map_or(0, |leader| leader.term);
             let (first, log) = running.log();
