@@ -49,7 +49,9 @@ pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
 pub use line::Line;
-pub use owner::{Partition, PartitionEnv, PartitionOffsets, UnderWay, Waiting, WriteGate};
+pub use owner::{
+    Partition, PartitionEnv, PartitionOffsets, Replicas, UnderWay, Waiting, WriteGate,
+};
 pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};

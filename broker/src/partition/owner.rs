@@ -33,7 +33,7 @@ use crate::{
     clock::{Clock, Instant},
     io::Failure,
     log::{Log, LogConfig, LogReader},
-    replica::{BrokerStanding, Event, IsrProposal, Registration, Replica},
+    replica::{BrokerStanding, Event, FollowerView, IsrProposal, Registration, Replica},
     telemetry::StorageMetrics,
 };
 
@@ -103,6 +103,15 @@ pub struct Waiting {
     pub parked_bytes: usize,
     /// Calls that wait for a new log start to be durable.
     pub deletions: usize,
+}
+
+/// The replicas of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replicas {
+    /// As the metadata log has them.
+    pub registration: Registration,
+    /// What this broker knows of the others, where it leads.
+    pub followers: Vec<FollowerView>,
 }
 
 /// What is under way between a partition and other brokers.
@@ -201,7 +210,12 @@ impl Partition {
     pub fn register(self: &Arc<Self>, registration: Registration) {
         self.change(|state, effects| {
             if state.is_sound() {
+                let before = state.replica.registration().cloned();
+                let me = state.replica.me();
                 state.step(self, Event::Registered(registration), effects);
+                if let Some(now) = state.replica.registration() {
+                    self.env.replication.count(me, before.as_ref(), now);
+                }
                 state.change_traffic(self, effects);
             }
         });
@@ -363,6 +377,17 @@ impl Partition {
     /// What this leader proposes of its ISR, until that is decided.
     pub fn pending_proposal(&self) -> Option<IsrProposal> {
         self.with_replica(|replica, _| replica.pending_proposal().cloned())
+    }
+
+    /// Who has it, who leads it, and what its leader knows of the others.
+    pub fn replicas(&self) -> Option<Replicas> {
+        let now = self.env.clock.monotonic().since_start();
+        self.with_replica(|replica, _| {
+            Some(Replicas {
+                registration: replica.registration()?.clone(),
+                followers: replica.followers(now),
+            })
+        })
     }
 
     /// What is under way between this partition and other brokers, for metrics.
