@@ -30,6 +30,8 @@ pub const AS_BROKER: &str = "as-riverrun";
 
 /// Bytes of a sustained run that stay on the disk.
 const SUSTAINED_KEPT_BYTES: u64 = 8 << 30;
+/// So often retention looks. At the default of five minutes a sustained run would fill the disk first.
+const RETENTION_CHECK: (&str, &str) = ("log.retention.check.interval.ms", "1s");
 
 /// Which broker, and with which settings.
 #[derive(Args, Clone, Debug, Default)]
@@ -127,6 +129,17 @@ impl DataDir {
 // === impl BrokerArgs ===
 
 impl BrokerArgs {
+    /// # Errors
+    /// It is one that runs already, which nobody may end.
+    pub fn must_be_started_here(&self) -> Result<()> {
+        if self.brokers.is_empty() {
+            return Ok(());
+        }
+        Err(BenchError::Usage(
+            "a restart needs a broker that is started here: leave --brokers out".into(),
+        ))
+    }
+
     fn settings<'a>(&'a self, of: &'a [String]) -> Result<Vec<(&'a str, &'a str)>> {
         let pair = |text: &'a String| {
             text.split_once('=')
@@ -169,12 +182,13 @@ impl Broker {
             "network.grpc.listen=127.0.0.1:0",
             "network.http.listen=127.0.0.1:0",
             "network.internal.listen=127.0.0.1:0",
-            "network.internal.listen=127.0.0.1:0",
             &format!("broker.data.dir={data}"),
             "telemetry.log.filter=warn",
         ] {
             command.args(["--set", setting]);
         }
+        let (key, value) = RETENTION_CHECK;
+        command.args(["--set", &format!("{key}={value}")]);
         for setting in &self.args.broker_set {
             command.args(["--set", setting]);
         }
@@ -197,13 +211,11 @@ impl Broker {
         end: End,
         between: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Duration> {
-        let (Some(process), Some(dir)) = (self.process.take(), &self.dir) else {
-            return Err(BenchError::Usage(
-                "a restart needs a broker that is started here: leave --brokers out".into(),
-            ));
-        };
+        self.args.must_be_started_here()?;
+        let dir = self.dir.as_ref().expect("a broker that is started here has one");
+        let process = self.process.take();
         match end {
-            End::Orderly => process.stop()?,
+            End::Orderly => process.map_or(Ok(()), Process::stop)?,
             End::Kill => drop(process),
         }
         between(dir.path())?;
@@ -243,8 +255,10 @@ impl Broker {
 
     /// What was set.
     pub fn settings(&self) -> BTreeMap<String, String> {
+        let ours = self.args.brokers.is_empty().then_some(RETENTION_CHECK);
         let given = self.args.settings(&self.args.broker_set).unwrap_or_default();
-        given.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+        let settings = ours.into_iter().chain(given);
+        settings.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     /// Creates a topic for a run of `workload`.

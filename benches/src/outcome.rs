@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{BenchError, Result},
+    restart::Restart,
     workload::Workload,
 };
 
@@ -46,6 +47,9 @@ pub struct Document {
     /// Ratios between runs of the same document that alternated.
     #[serde(default)]
     pub comparisons: Vec<Comparison>,
+    /// Of `restart`, in the order in which they were made.
+    #[serde(default)]
+    pub restarts: Vec<Restart>,
 }
 
 /// Where a measurement was made, and of what.

@@ -3,13 +3,16 @@
 use std::{fmt, path::Path as FilePath, time::Duration};
 
 use riverrun_client::{Position, TopicPartition};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    accounting::{Accounts, Memory},
+    accounting::Accounts,
     broker::{BrokerArgs, End},
     clock::Moment,
     error::{BenchError, Result},
+    outcome::Document,
     product::{Backlog, Product},
+    session::SessionArgs,
     units,
     workload::{Durability, Kind, Path, Workload},
 };
@@ -28,24 +31,35 @@ pub struct Shape {
 }
 
 /// One restart.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     /// From the start of the process until it said that it serves.
-    pub ready: Duration,
+    pub ready_ns: u64,
     /// From the start of the process until a client, connected anew, had the end offset of the last
     /// partition.
-    pub answered: Duration,
-    /// After the time of nothing to do.
-    pub memory: Memory,
-    /// Share of one core in that time. `None`: unknown.
-    pub idle_cpu: Option<f64>,
+    pub answered_ns: u64,
+    /// Resident after the time of nothing to do, with the pages of mapped files.
+    pub resident_bytes: Option<u64>,
+    /// Anonymous memory then.
+    pub anonymous_bytes: Option<u64>,
+    /// Share of one core in that time. `None`: unknown, or no time.
+    pub idle_cpu_share: Option<f64>,
 }
 
-/// Fills a broker and restarts it, `rounds` times.
+/// Fills a broker, restarts it as often as there are rounds, and adds what that took to `document`.
 ///
 /// # Errors
 /// It is not ours to restart, does not come back, or has lost something of what was acknowledged.
-pub async fn run(shape: &Shape, broker: &BrokerArgs, rounds: u32) -> Result<Vec<Restart>> {
+///
+/// # Cancel safety
+/// Dropped, it leaves the restarts that were made in `document`.
+pub async fn run(
+    document: &mut Document,
+    shape: &Shape,
+    broker: &BrokerArgs,
+    args: &SessionArgs,
+) -> Result<()> {
+    broker.must_be_started_here()?;
     let workload = Workload {
         name: "restart".into(),
         kind: Kind::Consume,
@@ -55,7 +69,7 @@ pub async fn run(shape: &Shape, broker: &BrokerArgs, rounds: u32) -> Result<Vec<
         backlog_bytes: shape.log_bytes,
         ..Workload::default()
     };
-    let mut product = Product::start(broker, false)?;
+    let mut product = Product::start(broker, !args.quiet)?;
     let client = product.broker().client().await?;
     let backlog = match shape.log_bytes {
         0 => Backlog {
@@ -65,12 +79,10 @@ pub async fn run(shape: &Shape, broker: &BrokerArgs, rounds: u32) -> Result<Vec<
         _ => product.fill(&client, "bench-restart", &workload).await?,
     };
     drop(client);
-    let mut restarts = Vec::new();
-    for _ in 0..rounds {
-        restarts.push(once(&mut product, &backlog, shape).await?);
+    for _ in 0..args.rounds {
+        document.restarts.push(once(&mut product, &backlog, shape).await?);
     }
-    product.stop()?;
-    Ok(restarts)
+    product.stop()
 }
 
 async fn once(product: &mut Product, backlog: &Backlog, shape: &Shape) -> Result<Restart> {
@@ -100,8 +112,20 @@ async fn once(product: &mut Product, backlog: &Backlog, shape: &Shape) -> Result
     let before = accounts.read();
     tokio::time::sleep(shape.idle).await;
     let cost = accounts.read().since(&before);
-    let idle_cpu = cost.subject_cpu_s.map(|seconds| seconds / shape.idle.as_secs_f64());
-    Ok(Restart { ready, answered, memory: accounts.memory(), idle_cpu })
+    let measured = (!shape.idle.is_zero()).then_some(shape.idle.as_secs_f64());
+    let idle_cpu_share = cost.subject_cpu_s.zip(measured).map(|(cpu, seconds)| cpu / seconds);
+    let memory = accounts.memory();
+    Ok(Restart {
+        ready_ns: nanos(ready),
+        answered_ns: nanos(answered),
+        resident_bytes: memory.resident_bytes,
+        anonymous_bytes: memory.anonymous_bytes,
+        idle_cpu_share,
+    })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 // === impl Restart ===
@@ -112,17 +136,15 @@ impl fmt::Display for Restart {
             Some(bytes) => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
             None => "?".to_owned(),
         };
-        let nanos =
-            |time: Duration| units::show_nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let idle = self.idle_cpu.map_or("?".to_owned(), |share| format!("{:.2} %", share * 100.0));
+        let share = |share: f64| format!("{:.2} % of a core", share * 100.0);
         write!(
             f,
-            "serving after {}, answered after {}; idle: {} of a core, {} resident, {} anonymous",
-            nanos(self.ready),
-            nanos(self.answered),
-            idle,
-            mib(self.memory.resident_bytes),
-            mib(self.memory.anonymous_bytes),
+            "serving after {}, answered after {}; idle: {}, {} resident, {} anonymous",
+            units::show_nanos(self.ready_ns),
+            units::show_nanos(self.answered_ns),
+            self.idle_cpu_share.map_or("? of a core".to_owned(), share),
+            mib(self.resident_bytes),
+            mib(self.anonymous_bytes),
         )
     }
 }
@@ -134,12 +156,15 @@ mod tests {
     #[test]
     fn what_is_unknown_is_a_question_mark() {
         let restart = Restart {
-            ready: Duration::from_millis(20),
-            answered: Duration::from_millis(25),
-            memory: Memory { anonymous_bytes: Some(3 << 20), ..Memory::default() },
-            idle_cpu: Some(0.004),
+            ready_ns: 20_000_000,
+            answered_ns: 25_000_000,
+            resident_bytes: None,
+            anonymous_bytes: Some(3 << 20),
+            idle_cpu_share: Some(0.004),
         };
         let text = restart.to_string();
-        assert!(text.contains("0.40 %") && text.contains("? resident, 3.0 MiB"), "{text}");
+        assert!(text.contains("0.40 % of") && text.contains("? resident, 3.0 MiB"), "{text}");
+        let no_time = Restart { idle_cpu_share: None, ..restart };
+        assert!(no_time.to_string().contains("idle: ? of a core"), "{no_time}");
     }
 }

@@ -239,6 +239,7 @@ pub(crate) fn document(dir: &DataDir) -> Result<Document> {
         },
         runs: Vec::new(),
         comparisons: Vec::new(),
+        restarts: Vec::new(),
     })
 }
 

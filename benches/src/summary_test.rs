@@ -59,6 +59,7 @@ pub(crate) fn sample() -> Document {
             max: 5.0,
             yardstick: None,
         }],
+        restarts: vec![],
     }
 }
 

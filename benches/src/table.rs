@@ -61,6 +61,12 @@ pub fn text(document: &Document) -> String {
         let errors: BTreeSet<&String> = of_name.iter().flat_map(|run| &run.errors.first).collect();
         errors.iter().for_each(|error| _ = writeln!(out, "failed: {error}"));
     }
+    if !document.restarts.is_empty() {
+        out.push('\n');
+    }
+    for (round, restart) in document.restarts.iter().enumerate() {
+        let _ = writeln!(out, "{:>3}  {restart}", round + 1);
+    }
     out
 }
 

@@ -234,12 +234,25 @@ fn what_cannot_be_done_is_refused_before_anything_starts() {
         ("produce --workload no-such", 2, "suite --list"),
         ("end-to-end --payload 8", 2, "payload_bytes"),
         ("suite no-such", 2, "no-such"),
+        ("restart --brokers 127.0.0.1:1", 2, "leave --brokers out"),
     ] {
         let output = place.output(line);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{line}: {said}");
         assert!(said.contains(says), "{line}: {said}");
         assert!(!place.json().exists());
+    }
+}
+
+#[test]
+fn a_restart_is_of_a_broker_that_lost_nothing() {
+    let flags = "--rounds 2 --partitions 3 --log 1MiB --idle 100ms";
+    for kill in ["", " --kill"] {
+        let document = Place::new().run(&format!("restart {flags}{kill}"));
+        assert_eq!(document.restarts.len(), 2);
+        for restart in &document.restarts {
+            assert!(0 < restart.ready_ns && restart.ready_ns < restart.answered_ns, "{restart}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! batch. No I/O.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod epoch;
 pub mod epoch_history;
 pub mod ids;

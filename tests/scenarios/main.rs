@@ -12,10 +12,12 @@ mod disk_full;
 mod drain;
 mod idempotence;
 mod network;
+mod nodes;
 mod observing;
 mod overload;
 mod python;
 mod quorum;
+mod replication;
 mod retention;
 
 use std::{io::Write, path::Path};

@@ -83,6 +83,27 @@ pub fn frames(segment: &Path) -> Vec<Frame> {
     frames
 }
 
+/// The batches of a partition as they stand on the disk, each with its base offset. What lies past the
+/// end of a segment that was cut off, where the next begins, is not of the log.
+pub fn batches(dir: &Path) -> Vec<(i64, Vec<u8>)> {
+    let segments = with_suffix(dir, "log");
+    let base = |segment: &PathBuf| {
+        let stem = segment.file_stem().and_then(|stem| stem.to_str());
+        stem.and_then(|stem| stem.parse::<i64>().ok()).expect("named by its base offset")
+    };
+    let mut all = Vec::new();
+    for (at, segment) in segments.iter().enumerate() {
+        let bytes = fs::read(segment).expect("the segment exists");
+        let end = segments.get(at + 1).map_or(i64::MAX, base);
+        for frame in frames(segment).iter().filter(|frame| frame.base_offset < end) {
+            let batch = (frame.position + FRAME_HEADER_BYTES) as usize;
+            let batch = &bytes[batch..][..frame.batch_bytes as usize];
+            all.push((frame.base_offset, batch.to_vec()));
+        }
+    }
+    all
+}
+
 /// The checkpoint of a partition.
 pub fn checkpoint(dir: &Path) -> Checkpoint {
     let bytes = fs::read(dir.join("checkpoint")).expect("a partition has a checkpoint");

@@ -48,7 +48,7 @@ pub struct Shape {
 #[derive(Debug)]
 pub struct Load {
     shape: Shape,
-    address: String,
+    addresses: Vec<String>,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
     producers: JoinSet<()>,
@@ -60,8 +60,13 @@ pub struct Load {
 impl Load {
     /// Starts it against the broker at `address`, which may go away and come back there.
     pub async fn start(address: &str, shape: Shape) -> Self {
+        Self::start_on(vec![address.to_owned()], shape).await
+    }
+
+    /// Starts it against a cluster, any node of which may go away and come back.
+    pub async fn start_on(addresses: Vec<String>, shape: Shape) -> Self {
         let mut load = Self {
-            address: address.to_owned(),
+            addresses,
             recorder: Recorder::default(),
             stop: Arc::default(),
             producers: JoinSet::new(),
@@ -72,27 +77,35 @@ impl Load {
             load.recorder.acks_of_the_leader();
         }
         for number in 0..load.shape.producers {
-            let client = Client::builder().bootstrap_servers([address]).build().await;
-            let client = client.expect("valid settings");
+            let client = load.client().await;
             let (shape, recorder) = (load.shape.clone(), load.recorder.clone());
             load.producers.spawn(produce(number, client, shape, recorder, Arc::clone(&load.stop)));
         }
         for reader in (0..load.shape.readers).step_by(2) {
-            let client = Client::builder().bootstrap_servers([address]).build().await;
-            let client = client.expect("valid settings");
+            let client = load.client().await;
             let (topic, recorder) = (load.shape.topic.name.clone(), load.recorder.clone());
             load.others.spawn(consume(reader, client, topic, recorder));
         }
         for reader in (1..load.shape.readers).step_by(2) {
             for partition in &load.shape.topic.partitions {
                 let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
-                let raw = Raw::lazy(address);
-                load.others.spawn(follow(reader, raw, topic, partition.partition, recorder));
+                let brokers = load.brokers();
+                load.others.spawn(follow(reader, brokers, topic, partition.partition, recorder));
             }
         }
         let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
-        load.others.spawn(ask_for_ends(Raw::lazy(address), topic, recorder));
+        load.others.spawn(ask_for_ends(load.brokers(), topic, recorder));
         load
+    }
+
+    async fn client(&self) -> Client {
+        let client = Client::builder().bootstrap_servers(self.addresses.clone()).build().await;
+        client.expect("valid settings")
+    }
+
+    /// Stubs of each.
+    fn brokers(&self) -> Vec<Raw> {
+        self.addresses.iter().map(|address| Raw::lazy(address)).collect()
     }
 
     /// Waits until `records` more were acknowledged.
@@ -121,10 +134,11 @@ impl Load {
             panic!("a reader ended: {ended:?}");
         }
         self.others.abort_all();
-        let raw = Raw::connect(&self.address).await;
+        let brokers = self.brokers();
         for partition in &self.shape.topic.partitions {
             let partition = partition.partition;
-            read_out(&raw, &self.shape.topic, partition, &self.recorder).await;
+            let leader = leader(&brokers, &self.shape.topic, partition).await;
+            read_out(leader, &self.shape.topic, partition, &self.recorder).await;
         }
         self.recorder
     }
@@ -133,6 +147,21 @@ impl Load {
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
+}
+
+/// Whoever of `brokers` leads a partition; waits until somebody does.
+pub async fn leader<'a>(brokers: &'a [Raw], topic: &v1::Topic, partition: i32) -> &'a Raw {
+    let mut found = None;
+    wait::until("somebody leads the partition", async || {
+        for broker in brokers {
+            if broker.latest(topic, partition).await.is_some() {
+                found = Some(broker);
+            }
+        }
+        found.is_some()
+    })
+    .await;
+    found.expect("it was waited for")
 }
 
 /// Reads a partition from its beginning to its end, into a history.
@@ -207,12 +236,18 @@ async fn consume(reader: u32, client: Client, topic: String, recorder: Recorder)
     }
 }
 
-/// One reader of one partition: goes on where it was whenever the broker is there.
-async fn follow(reader: u32, raw: Raw, topic: v1::Topic, partition: i32, recorder: Recorder) {
+/// One reader of one partition: goes on where it was whenever a broker has it.
+async fn follow(
+    reader: u32,
+    brokers: Vec<Raw>,
+    topic: v1::Topic,
+    partition: i32,
+    recorder: Recorder,
+) {
     let mut next = 0;
-    loop {
-        // Failed or ended: the broker is away or drains.
-        let _ = follow_once(reader, &raw, &topic, partition, &recorder, &mut next).await;
+    for raw in brokers.iter().cycle() {
+        // Failed or ended: the broker is away, drains, or does not lead.
+        let _ = follow_once(reader, raw, &topic, partition, &recorder, &mut next).await;
         sleep(PAUSE).await;
     }
 }
@@ -236,34 +271,30 @@ async fn follow_once(
     while let Some(answer) = answers.message().await? {
         let Some(Response::Data(data)) = answer.response else { continue };
         for item in data.items {
-            if let Some(partition_data::Outcome::Records(read)) = item.outcome {
-                let records: Vec<_> = read.records.iter().map(entry).collect();
-                let partition = partition.cast_unsigned();
-                recorder.polled(Poll { reader, partition, moved_to: None, records });
-                *next = item.next_offset.unwrap_or(*next);
+            match item.outcome {
+                Some(partition_data::Outcome::Records(read)) => {
+                    let records: Vec<_> = read.records.iter().map(entry).collect();
+                    let partition = partition.cast_unsigned();
+                    recorder.polled(Poll { reader, partition, moved_to: None, records });
+                    *next = item.next_offset.unwrap_or(*next);
+                }
+                // Another broker has it.
+                Some(partition_data::Outcome::Error(_)) => return Ok(()),
+                _ => {}
             }
         }
     }
     Ok(())
 }
 
-/// Asks where the partitions end, again and again.
-async fn ask_for_ends(raw: Raw, topic: v1::Topic, recorder: Recorder) {
+/// Asks everybody where the partitions end, again and again: whoever thinks that it leads must know.
+async fn ask_for_ends(brokers: Vec<Raw>, topic: v1::Topic, recorder: Recorder) {
     loop {
         for partition in &topic.partitions {
-            let query = v1::OffsetQuery {
-                partition: Some(raw::place(&topic, partition.partition)),
-                at: Some(v1::offset_query::At::Edge(v1::Edge::Latest.into())),
-                leader_epoch: None,
-            };
-            let request = v1::ListOffsetsRequest { queries: vec![query] };
-            let called = recorder.moment();
-            if let Ok(answer) = raw.metadata.clone().list_offsets(request).await {
-                for result in answer.into_inner().results {
-                    if let Some(v1::offset_result::Outcome::Found(found)) = result.outcome {
-                        let partition = partition.partition.cast_unsigned();
-                        recorder.end(partition, called, found.offset.expect("an edge is known"));
-                    }
+            for raw in &brokers {
+                let called = recorder.moment();
+                if let Some(end) = raw.latest(&topic, partition.partition).await {
+                    recorder.end(partition.partition.cast_unsigned(), called, end);
                 }
             }
         }

@@ -212,6 +212,21 @@ impl Raw {
         found.offset.expect("an edge is always known")
     }
 
+    /// The high watermark, if the broker is there and leads the partition.
+    pub async fn latest(&self, topic: &v1::Topic, partition: i32) -> Option<i64> {
+        let query = v1::OffsetQuery {
+            partition: Some(place(topic, partition)),
+            at: Some(v1::offset_query::At::Edge(v1::Edge::Latest.into())),
+            leader_epoch: None,
+        };
+        let request = v1::ListOffsetsRequest { queries: vec![query] };
+        let answer = self.metadata.clone().list_offsets(request).await.ok()?;
+        match answer.into_inner().results.pop()?.outcome? {
+            offset_result::Outcome::Found(found) => found.offset,
+            offset_result::Outcome::Error(_) => None,
+        }
+    }
+
     /// An offset by place or time.
     pub async fn offset(
         &self,

@@ -1,18 +1,15 @@
 //! `restart`: how soon a broker serves again.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 
-use super::block_on;
+use super::{block_on, tell};
 use crate::{
     broker::{BrokerArgs, End},
-    error::{BenchError, Result},
+    error::Result,
     restart::{self, Shape},
-    session, table,
+    session::{self, SessionArgs},
     units::{parse_size, parse_time},
 };
 
@@ -36,25 +33,22 @@ pub(super) struct RestartArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_time, default_value = "10s")]
     idle: Duration,
 
-    /// Restart so often
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-
     #[command(flatten)]
     broker: BrokerArgs,
+
+    #[command(flatten)]
+    session: SessionArgs,
 }
 
 /// Restarts it, and says how long that took.
 pub(super) fn run(args: &RestartArgs) -> Result<()> {
-    let RestartArgs { partitions, log, kill, idle, rounds, ref broker } = *args;
+    let RestartArgs { partitions, log, kill, idle, ref broker, ref session } = *args;
     let end = if kill { End::Kill } else { End::Orderly };
     let shape = Shape { partitions, log_bytes: log, end, idle };
-    let document = session::document(&broker.dir)?;
-    let restarts = block_on(restart::run(&shape, broker, rounds))?;
-    let mut text = table::text(&document);
-    for (round, restart) in restarts.iter().enumerate() {
-        text += &format!("{:>3}  {restart}\n", round + 1);
+    let mut document = session::document(&broker.dir)?;
+    let outcome = block_on(restart::run(&mut document, &shape, broker, session));
+    if document.restarts.is_empty() {
+        return outcome;
     }
-    io::stdout().write_all(text.as_bytes()).map_err(BenchError::stdout)
+    outcome.and(tell(&document, session))
 }

@@ -1,10 +1,11 @@
-//! `riverrun dev`: a whole broker with nothing to set up.
+//! `riverrun dev`: a whole broker with nothing to set up, or several of them.
 
 use std::{env, path::PathBuf};
 
 use clap::Args;
 
 use super::{
+    dev_cluster::{BROKERS_MAX, Cluster, FIRST_PORT},
     error::{Failure, Result},
     output, serve,
     session::{self, Session},
@@ -16,6 +17,7 @@ use crate::{config::Config, server::Server};
 #[command(after_help = "\
 Examples:
   riverrun dev
+  riverrun dev --brokers 3                       a cluster: kill any of them
   riverrun dev --data-dir /tmp/try --set topic.retention.ms=1h
   riverrun dev --set network.grpc.listen=127.0.0.1:0 --set network.http.listen=127.0.0.1:0
 
@@ -28,9 +30,17 @@ pub(crate) struct DevArgs {
     /// A key of the broker's configuration; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+
+    /// Port of the first of several brokers; the others' are ten apart
+    #[arg(long, value_name = "PORT", default_value_t = FIRST_PORT)]
+    first_port: u16,
 }
 
 pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
+    if let Some(brokers) = several(session.brokers())? {
+        let (first_port, data_dir, set) = (args.first_port, &args.data_dir, &args.set);
+        return Cluster { brokers, first_port, data_dir, set }.run(session);
+    }
     let Some(data_dir) = args.data_dir.to_str() else {
         return Err(Failure::usage("--data-dir is not UTF-8"));
     };
@@ -58,6 +68,18 @@ pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// Other commands are told by `--brokers` whom to ask; this one, how many to start.
+fn several(brokers: &[String]) -> Result<Option<u16>> {
+    let Some(number) = brokers.first().and_then(|first| first.parse::<u64>().ok()) else {
+        return Ok(None);
+    };
+    match u16::try_from(number) {
+        Ok(1) => Ok(None),
+        Ok(number) if (2..=BROKERS_MAX).contains(&number) => Ok(Some(number)),
+        _ => Err(Failure::usage(format!("--brokers {number}: 1 to {BROKERS_MAX} can be started"))),
+    }
+}
+
 fn welcome(server: &Server, data_dir: &str, session: &Session) -> String {
     let took = session::monotonic().duration_since(session.start());
     let grpc = server.grpc_address();
@@ -82,4 +104,20 @@ Ctrl-C stops it.",
         output::duration(took),
         server.http_address(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_brokers_is_started_and_addresses_are_none_of_ours() {
+        let asked = |brokers: &str| several(&[brokers.to_owned()]).ok();
+        assert_eq!(asked("127.0.0.1:9190"), Some(None));
+        assert_eq!(asked("1"), Some(None));
+        assert_eq!(asked("3"), Some(Some(3)));
+        for wrong in ["0", "10", "99999999"] {
+            assert_eq!(asked(wrong), None, "{wrong}");
+        }
+    }
 }

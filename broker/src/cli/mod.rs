@@ -12,6 +12,7 @@ mod consume;
 mod consume_range;
 mod demo;
 mod dev;
+mod dev_cluster;
 mod error;
 mod format;
 mod input;
@@ -44,6 +45,7 @@ const AFTER_HELP: &str = "\
 Start here:
   riverrun demo                                  a million records through a broker, checked
   riverrun dev                                   a whole broker; data in ./riverrun-data
+  riverrun dev --brokers 3                       a cluster of three processes
   echo hello | riverrun produce greetings
   riverrun consume greetings
 

@@ -52,11 +52,18 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     check: bool,
 
+    /// Stop in order when the process that started this one is gone
+    #[arg(long, hide = true)]
+    stop_with_parent: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 }
 
 pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
+    if args.stop_with_parent {
+        stop_with_parent();
+    }
     let mut flags = args.set.clone();
     if args.insecure {
         flags.push("network.insecure=true".to_owned());
@@ -80,6 +87,16 @@ pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
         let (grpc, http) = (server.grpc_address(), server.http_address());
         let _ = writeln!(io::stdout(), "ready grpc={grpc} http={http}");
     })
+}
+
+/// Only Linux tells a process so; elsewhere it goes on.
+fn stop_with_parent() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) =
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+    {
+        tracing::debug!(%error, "does not stop with its parent");
+    }
 }
 
 /// Says everything that is wrong, or what would be in force.

@@ -106,6 +106,11 @@ impl Session {
         !self.quiet && output::stderr_is_terminal()
     }
 
+    /// What `--brokers` says.
+    pub(crate) fn brokers(&self) -> &[String] {
+        &self.brokers
+    }
+
     /// Longest wait for an answer.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout

@@ -41,6 +41,10 @@ section! {
     "num.partitions" => num_partitions: u32 = 1,
         in 1 => riverrun_proto::limits::PARTITIONS_PER_TOPIC_MAX;
 
+    /// Replicas of a topic whose creator named no number. With 1, what a broker holds is gone while
+    /// it is away, and lost with its disk; 3 survive the loss of one and go on.
+    "default.replication.factor" => default_replication_factor: u32 = 1, in 1 => 16;
+
     /// Create a topic when somebody produces to it. Off: a mistyped name should be an error.
     /// `riverrun dev` turns it on.
     "auto.create.topics.enable" => auto_create_topics_enable: bool = false;

@@ -32,6 +32,7 @@ fn keys_and_fields_have_the_same_names() {
         LogConfig::FIELDS,
         TopicDefaults::FIELDS,
         ProduceConfig::FIELDS,
+        ReplicaConfig::FIELDS,
         FetchConfig::FIELDS,
         TelemetryConfig::FIELDS,
     ];

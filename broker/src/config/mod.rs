@@ -17,6 +17,7 @@ mod network;
 mod problem;
 mod produce;
 mod reference;
+mod replica;
 mod section;
 mod telemetry;
 mod topic;
@@ -31,6 +32,7 @@ pub use log::LogConfig;
 pub use network::{GRPC_PORT, HTTP_PORT, INTERNAL_PORT, NetworkConfig};
 pub use problem::{Origin, Problem, Problems};
 pub use produce::ProduceConfig;
+pub use replica::ReplicaConfig;
 pub use section::Key;
 pub use telemetry::TelemetryConfig;
 pub use topic::{
@@ -58,6 +60,8 @@ pub struct Config {
     pub topic: TopicDefaults,
     /// What producers may have on its way.
     pub produce: ProduceConfig,
+    /// How far behind replicas may be.
+    pub replica: ReplicaConfig,
     /// What readers may take.
     pub fetch: FetchConfig,
     /// Log lines and metrics.
@@ -77,7 +81,7 @@ impl Config {
         self.sections().into_iter().find_map(|(_, section)| section.get(key))
     }
 
-    fn sections(&self) -> [(&'static str, &dyn Section); 8] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 9] {
         [
             ("broker", &self.broker),
             ("network", &self.network),
@@ -85,6 +89,7 @@ impl Config {
             ("log", &self.log),
             ("topic", &self.topic),
             ("produce", &self.produce),
+            ("replica", &self.replica),
             ("fetch", &self.fetch),
             ("telemetry", &self.telemetry),
         ]
@@ -98,6 +103,7 @@ impl Config {
             Some("log") => &mut self.log,
             Some("topic") => &mut self.topic,
             Some("produce") => &mut self.produce,
+            Some("replica") => &mut self.replica,
             Some("fetch") => &mut self.fetch,
             Some("telemetry") => &mut self.telemetry,
             _ => return Err(SetError::UnknownKey),

@@ -6,11 +6,13 @@ use riverrun_proto::ids::ClusterId;
 use super::*;
 use crate::{
     clock::SystemClock,
+    config::{BrokerConfig, TopicDefaults},
     controller::{
-        MetaProperties,
+        Controller, MetaProperties, Mode,
         raft::{NoPeers, RaftOptions, Transport, Voter, VoterId},
         subscription::Publisher,
         test_support::{DATA, NODE, SmallDisk},
+        topics::{NewTopic, TopicPolicy, TopicRef},
     },
     io::{Disk, Failure, sim::SimDisk},
     metadata::{
@@ -125,6 +127,22 @@ async fn who_asks_elsewhere_gets_the_same_answer_and_sees_his_change() {
         matches!(again, QuorumError::Rejected(Rejection::TopicExists { id, .. }) if id == topic.id),
         "{again:?}"
     );
+    stop(&switch, [&leader, &listener]).await;
+}
+
+#[tokio::test]
+async fn a_node_behind_the_others_decides_on_what_was_acknowledged_to_them() {
+    let (switch, leader, listener) = two().await;
+    let (leader, listener) = (Arc::new(leader), Arc::new(listener));
+    let policy = TopicPolicy::new(&BrokerConfig::default(), TopicDefaults::default());
+    let [first, behind] = [&leader, &listener]
+        .map(|quorum| Controller::new(Arc::clone(quorum) as Arc<dyn MetaQuorum>, policy.clone()));
+    for n in 0..20 {
+        let topic = NewTopic { name: format!("t{n}"), ..NewTopic::default() };
+        let made = first.create_topic(&topic, Mode::Apply).await.unwrap();
+        let name = made.name.clone();
+        behind.delete_topic(&TopicRef { name, id: Some(made.id) }, Mode::Apply).await.unwrap();
+    }
     stop(&switch, [&leader, &listener]).await;
 }
 

@@ -122,13 +122,21 @@ impl Controller {
         self.carry_out(mode, decide).await?.into_topic()
     }
 
+    /// Waits until this node has everything that was acknowledged anywhere before.
+    pub async fn catch_up(&self) -> Result<(), ControllerError> {
+        self.quorum.read_barrier().await?;
+        Ok(())
+    }
+
     /// Decides on the newest image and proposes; decides again where the image has moved on. So a
-    /// request that lost a race is answered as if it had come later.
+    /// request that lost a race is answered as if it had come later, and one that comes to a node
+    /// behind the others is not judged by what there was long ago.
     async fn carry_out(
         &self,
         mode: Mode,
         decide: impl Fn(&MetadataImage) -> Result<Command, TopicError>,
     ) -> Result<Reply, ControllerError> {
+        self.catch_up().await?;
         let mut lost: Option<Rejection> = None;
         for _ in 0..ATTEMPTS {
             let image = self.quorum.image();

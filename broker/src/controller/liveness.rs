@@ -5,10 +5,14 @@
 //! |---|---|---|
 //! | active or leaving | was not heard from for the session timeout | fenced |
 //! | active or leaving | closed its connection and did not dial again at once | fenced |
+//! | active or leaving | did not dial whoever began to lead, and nobody listens at its address | fenced |
 //! | active | wants to stop | leaving |
 //! | fenced | is heard, and has applied its own registration | active |
 //!
-//! Whoever begins to lead has heard nobody yet, so every broker has a full session from then on.
+//! Whoever begins to lead has heard nobody yet, so every broker has a full session from then on; but
+//! one that died together with the leader before is not to be missed for so long. So whoever has not
+//! dialled is looked for ([`Liveness::missing`]): a machine that is up and says that nobody listens
+//! there tells of a process that is gone. Wrongly told, it costs a change of leader, never a record.
 //! What is decided here is proposed for one run of a broker ([`SetPresence::broker_epoch`]) and judged
 //! when it is applied; to propose it twice, or late, does no harm.
 
@@ -47,6 +51,8 @@ pub struct Liveness {
     /// The term in which this node leads, and since when.
     leads: Option<(u64, Instant)>,
     sessions: BTreeMap<BrokerId, Session>,
+    /// Looked for in this term, and found to be gone.
+    gone: BTreeMap<BrokerId, BrokerEpoch>,
     /// Names connections, so that the end of an old one does not end a new one.
     connections: u64,
 }
@@ -66,7 +72,13 @@ struct Session {
 impl Liveness {
     /// Brokers that are not heard from for `session_timeout` are fenced.
     pub const fn new(session_timeout: Duration) -> Self {
-        Self { session_timeout, leads: None, sessions: BTreeMap::new(), connections: 0 }
+        Self {
+            session_timeout,
+            leads: None,
+            sessions: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            connections: 0,
+        }
     }
 
     /// This node leads in `term`, or does not lead.
@@ -76,11 +88,45 @@ impl Liveness {
         }
         self.leads = term.map(|term| (term, now));
         self.sessions.clear();
+        self.gone.clear();
     }
 
     /// Whether this node leads.
     pub const fn leads(&self) -> bool {
         self.leads.is_some()
+    }
+
+    /// Brokers that are to be there and have not dialled since this node leads, though they have had
+    /// the time, each in the run that is looked for.
+    pub fn missing(&self, image: &MetadataImage, now: Instant) -> Vec<(BrokerId, BrokerEpoch)> {
+        let dialled = |broker: &Broker| {
+            let session = self.sessions.get(&broker.id);
+            session.is_some_and(|session| session.said.epoch == broker.epoch)
+        };
+        let is_missing = |broker: &Broker| {
+            broker.presence != Presence::Fenced
+                && !dialled(broker)
+                && self.gone.get(&broker.id) != Some(&broker.epoch)
+        };
+        match self.leads {
+            Some((_, since)) if now.duration_since(since) >= REDIAL_GRACE => {
+                let missing = image.brokers().filter(|broker| is_missing(broker));
+                missing.map(|broker| (broker.id, broker.epoch)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Nobody listens where a missing broker was, as `term` saw it.
+    pub fn found_gone(&mut self, broker: BrokerId, epoch: BrokerEpoch, term: u64) {
+        if self.leads.is_some_and(|(led, _)| led == term) {
+            self.gone.insert(broker, epoch);
+        }
+    }
+
+    /// The term in which this node leads.
+    pub fn term(&self) -> Option<u64> {
+        self.leads.map(|(term, _)| term)
     }
 
     /// A broker dialled; names the connection.
@@ -125,6 +171,7 @@ impl Liveness {
             let timeout = self.session_timeout;
             let next = match &session {
                 None if now.duration_since(since) >= timeout => Presence::Fenced,
+                None if self.gone.get(&broker.id) == Some(&broker.epoch) => Presence::Fenced,
                 None => broker.presence,
                 Some(session) => session.presence(broker, timeout, now),
             };

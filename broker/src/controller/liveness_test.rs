@@ -196,3 +196,38 @@ fn a_broker_alone_is_neither_fenced_nor_kept_from_stopping() {
     liveness.decide(&image, clock.monotonic());
     assert!(liveness.may_stop(&image, BrokerId(1)));
 }
+
+#[test]
+fn who_did_not_dial_a_new_leader_is_looked_for_and_fenced_if_nobody_is_there() {
+    let (mut liveness, clock) = leading();
+    let image = both_active();
+    let missing = |liveness: &Liveness, clock: &ManualClock| {
+        let missing = liveness.missing(&image, clock.monotonic());
+        missing.into_iter().map(|(broker, _)| broker.0).collect::<Vec<_>>()
+    };
+    assert!(missing(&liveness, &clock).is_empty(), "whoever lives has yet to dial");
+    clock.advance(REDIAL_GRACE);
+    assert_eq!(missing(&liveness, &clock), [1, 2]);
+    liveness.heard(said(1, 3, 6), 1, clock.monotonic());
+    assert_eq!(missing(&liveness, &clock), [2]);
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty(), "missing is not gone");
+
+    let epoch = BrokerEpoch::new(4).unwrap();
+    liveness.found_gone(BrokerId(2), epoch, 7);
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty(), "seen by a term long ago");
+    liveness.found_gone(BrokerId(2), BrokerEpoch::new(3).unwrap(), 1);
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty(), "an earlier run is gone");
+    liveness.found_gone(BrokerId(2), epoch, 1);
+    assert!(missing(&liveness, &clock).is_empty(), "it is not looked for again");
+    let changes = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&changes), [(2, Presence::Fenced)]);
+
+    // It was there after all: what it says counts.
+    liveness.heard(said(2, 4, 6), 2, clock.monotonic());
+    assert!(liveness.decide(&image, clock.monotonic()).is_empty());
+    liveness.lead(Some(2), clock.monotonic());
+    assert!(
+        liveness.decide(&image, clock.monotonic()).is_empty(),
+        "a new term knows nothing of it"
+    );
+}

@@ -126,12 +126,14 @@ pub enum TopicError {
         brokers: usize,
     },
     /// Zero, or more than there are brokers.
-    #[error("a replication factor of {asked} is not possible with {brokers} brokers")]
+    #[error("a replication factor of {asked} is not possible with {brokers} brokers{}", .away.tell())]
     ReplicationFactor {
         /// What was asked for.
         asked: u32,
         /// How many could hold a replica.
         brokers: usize,
+        /// How many could if they were there.
+        away: Away,
     },
     /// Unknown keys, bad values, or values that do not go together; all of them.
     #[error("{0}")]
@@ -141,13 +143,29 @@ pub enum TopicError {
     SetAndReset(String),
 }
 
+/// Brokers that are registered and not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Away(pub usize);
+
+impl Away {
+    fn tell(self) -> String {
+        match self {
+            Self(0) => String::new(),
+            Self(away) => {
+                format!(
+                    " that are there; {away} more are known and do not answer: start them first"
+                )
+            }
+        }
+    }
+}
+
 impl TopicPolicy {
-    /// From the broker's configuration. One replica unless the creator says otherwise: brokers do
-    /// not replicate yet.
+    /// From the broker's configuration.
     pub fn new(broker: &BrokerConfig, defaults: TopicDefaults) -> Self {
         Self {
             partitions: broker.num_partitions,
-            replication_factor: 1,
+            replication_factor: broker.default_replication_factor,
             partitions_per_broker_max: broker.partitions_max,
             defaults,
         }
@@ -160,11 +178,14 @@ impl TopicPolicy {
         count: u32,
         replication_factor: usize,
     ) -> Result<Vec<Vec<BrokerId>>, TopicError> {
-        // Whoever is away, or about to go, gets nothing new where others are there.
+        // Whoever is away, or about to go, gets nothing new: a copy there would be missing from the
+        // first record on.
         let active = |broker: &&Arc<Broker>| broker.presence == Presence::Active;
-        let mut brokers: Vec<_> = image.brokers().filter(active).map(|broker| broker.id).collect();
-        if brokers.len() < replication_factor {
-            brokers = image.brokers().map(|broker| broker.id).collect();
+        let brokers: Vec<_> = image.brokers().filter(active).map(|broker| broker.id).collect();
+        if !(1..=brokers.len().min(REPLICATION_FACTOR_MAX)).contains(&replication_factor) {
+            let away = Away(image.brokers().len() - brokers.len());
+            let asked = u32::try_from(replication_factor).unwrap_or(u32::MAX);
+            return Err(TopicError::ReplicationFactor { asked, brokers: brokers.len(), away });
         }
         let existing: u64 = image
             .topics()
@@ -195,18 +216,15 @@ pub fn create_topic(
         return Err(TopicError::PartitionCount(partitions));
     }
     let asked = topic.replication_factor.unwrap_or(policy.replication_factor);
-    let brokers = image.brokers().len();
-    let replication_factor = usize::try_from(asked)
-        .ok()
-        .filter(|asked| (1..=brokers.min(REPLICATION_FACTOR_MAX)).contains(asked))
-        .ok_or(TopicError::ReplicationFactor { asked, brokers })?;
+    let replication_factor = usize::try_from(asked).unwrap_or(usize::MAX);
+    let assignment = policy.place(image, partitions, replication_factor)?;
     let overrides = TopicOverrides::try_new(&topic.configs, &policy.defaults, asked)
         .map_err(TopicError::Config)?;
     let min_isr = overrides.resolve(&policy.defaults, asked).min_insync_replicas;
     Ok(Command::CreateTopic(CreateTopic {
         name,
         id,
-        assignment: policy.place(image, partitions, replication_factor)?,
+        assignment,
         configs: overrides.into_map(),
         min_isr,
     }))

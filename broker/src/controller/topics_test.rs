@@ -47,18 +47,19 @@ fn a_topic_with_nothing_said() {
 }
 
 #[test]
-fn who_is_away_gets_nothing_new_where_others_are_there() {
+fn who_is_away_gets_nothing_new() {
     let mut commands = vec![level_1(), register(1, 1), register(2, 2), register(3, 3), level_2()];
     commands.push(stand(2, 3, Presence::Fenced));
     let image = after(&commands);
-    let placed = |factor| {
-        let asked =
-            NewTopic { partitions: Some(4), replication_factor: Some(factor), ..topic("t") };
-        let command = decide(&image, &asked).unwrap();
-        command.assignment.concat().contains(&BrokerId(2))
-    };
-    assert!(!placed(1) && !placed(2));
-    assert!(placed(3), "no other way: it has its replica when it is back");
+    let asked =
+        |factor| NewTopic { partitions: Some(4), replication_factor: Some(factor), ..topic("t") };
+    for factor in [1, 2] {
+        let command = decide(&image, &asked(factor)).unwrap();
+        assert!(!command.assignment.concat().contains(&BrokerId(2)));
+    }
+    let error = decide(&image, &asked(3)).unwrap_err();
+    assert_eq!(error, TopicError::ReplicationFactor { asked: 3, brokers: 2, away: Away(1) });
+    assert!(error.to_string().contains("1 more are known"), "{error}");
 }
 
 #[test]
@@ -95,8 +96,14 @@ fn topics_that_are_refused() {
         (topic("taken"), TopicError::Exists { name: name("taken"), id: topic_id(9) }),
         (with(Some(0), None), TopicError::PartitionCount(0)),
         (with(Some(10_001), None), TopicError::PartitionCount(10_001)),
-        (with(None, Some(0)), TopicError::ReplicationFactor { asked: 0, brokers: 1 }),
-        (with(None, Some(3)), TopicError::ReplicationFactor { asked: 3, brokers: 1 }),
+        (
+            with(None, Some(0)),
+            TopicError::ReplicationFactor { asked: 0, brokers: 1, away: Away(0) },
+        ),
+        (
+            with(None, Some(3)),
+            TopicError::ReplicationFactor { asked: 3, brokers: 1, away: Away(0) },
+        ),
         (
             with(Some(10_000), None),
             TopicError::TooManyPartitions { wanted: 10_001, max: 10_000, brokers: 1 },

@@ -10,7 +10,7 @@
 //! 4. Where acks wait for the disk, a flush starts unless one is under way: all batches that arrive
 //!    meanwhile share the next one (group commit).
 //! 5. The flush comes back as an event, the high watermark moves, waiters are answered, readers are
-//!    woken ([`watch`]). Tickets are answered after the lock is let go of.
+//!    woken ([`watch`]). Tickets are answered after the lock is let go of, in order (`answers`).
 //!
 //! # Replicas
 //! A partition that follows appends what its leader pushes; one that leads pushes from its log behind
@@ -24,6 +24,7 @@
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
+mod answers;
 mod assignment;
 mod cutting;
 mod deletion;
@@ -48,7 +49,9 @@ pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
 pub use line::Line;
-pub use owner::{Partition, PartitionEnv, PartitionOffsets, UnderWay, Waiting, WriteGate};
+pub use owner::{
+    Partition, PartitionEnv, PartitionOffsets, Replicas, UnderWay, Waiting, WriteGate,
+};
 pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};

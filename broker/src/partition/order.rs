@@ -11,13 +11,14 @@ use riverrun_proto::{
 };
 
 use super::{
+    answers::Answer,
     cutting::Cutting,
     deletion::{DeletionAnswer, Deletions},
     following::Following,
     jobs::Piece,
     leading::Leading,
     owner::{FOLLOWS_AND_WAITS, LEADS_NOT, Partition},
-    produce::{Acks, Append, ProduceError, Produced, Stored, Ticket},
+    produce::{Acks, Append, ProduceError, Produced, Stored},
     waiters::{Waiter, Waiters},
 };
 use crate::{
@@ -55,7 +56,7 @@ pub(super) struct State {
 /// What follows from a change and must happen after the lock is let go of.
 #[derive(Default)]
 pub(super) struct Effects {
-    pub(super) answers: Vec<(Ticket, Result<Produced, ProduceError>)>,
+    pub(super) answers: Vec<Answer>,
     pub(super) deletions: Vec<DeletionAnswer>,
     pub(super) work: Vec<Piece>,
     pub(super) appended_in: Vec<Duration>,

@@ -18,6 +18,7 @@ use riverrun_proto::{
 };
 
 use super::{
+    answers::Answers,
     error::CloseError,
     order::{Effects, State},
     parked_limit::ParkedLimit,
@@ -32,7 +33,7 @@ use crate::{
     clock::{Clock, Instant},
     io::Failure,
     log::{Log, LogConfig, LogReader},
-    replica::{BrokerStanding, Event, IsrProposal, Registration, Replica},
+    replica::{BrokerStanding, Event, FollowerView, IsrProposal, Registration, Replica},
     telemetry::StorageMetrics,
 };
 
@@ -104,6 +105,15 @@ pub struct Waiting {
     pub deletions: usize,
 }
 
+/// The replicas of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replicas {
+    /// As the metadata log has them.
+    pub registration: Registration,
+    /// What this broker knows of the others, where it leads.
+    pub followers: Vec<FollowerView>,
+}
+
 /// What is under way between a partition and other brokers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnderWay {
@@ -125,6 +135,7 @@ pub struct Partition {
     pub(super) published: Published,
     pub(super) reader: LogReader,
     watchers: Arc<Watchers>,
+    answers: Answers,
 }
 
 /// What readers see without the lock. Written under it.
@@ -175,6 +186,7 @@ impl Partition {
             published,
             reader,
             watchers: Arc::default(),
+            answers: Answers::default(),
         })
     }
 
@@ -198,7 +210,12 @@ impl Partition {
     pub fn register(self: &Arc<Self>, registration: Registration) {
         self.change(|state, effects| {
             if state.is_sound() {
+                let before = state.replica.registration().cloned();
+                let me = state.replica.me();
                 state.step(self, Event::Registered(registration), effects);
+                if let Some(now) = state.replica.registration() {
+                    self.env.replication.count(me, before.as_ref(), now);
+                }
                 state.change_traffic(self, effects);
             }
         });
@@ -362,6 +379,17 @@ impl Partition {
         self.with_replica(|replica, _| replica.pending_proposal().cloned())
     }
 
+    /// Who has it, who leads it, and what its leader knows of the others.
+    pub fn replicas(&self) -> Option<Replicas> {
+        let now = self.env.clock.monotonic().since_start();
+        self.with_replica(|replica, _| {
+            Some(Replicas {
+                registration: replica.registration()?.clone(),
+                followers: replica.followers(now),
+            })
+        })
+    }
+
     /// What is under way between this partition and other brokers, for metrics.
     pub fn under_way(&self) -> UnderWay {
         self.with_state(|state| UnderWay {
@@ -411,6 +439,7 @@ impl Partition {
         change: impl FnOnce(&mut State, &mut Effects) -> T,
     ) -> T {
         let mut effects = Effects::default();
+        let answered;
         let result = {
             let mut state = self.state.lock();
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -431,22 +460,24 @@ impl Partition {
             if state.works == 0 {
                 self.idle.notify_all();
             }
+            answered = !effects.answers.is_empty();
+            self.answers.give(&mut effects.answers);
             result
         };
         self.carry_out(effects);
+        if answered {
+            self.answers.hand_out();
+        }
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     fn carry_out(self: &Arc<Self>, effects: Effects) {
-        let Effects { answers, deletions, work, appended_in, wake_readers } = effects;
+        let Effects { answers: _, deletions, work, appended_in, wake_readers } = effects;
         if wake_readers {
             self.watchers.wake();
         }
         for work in work {
             self.hand_to_pool(work);
-        }
-        for (ticket, outcome) in answers {
-            ticket.complete(outcome);
         }
         for (answer, outcome) in deletions {
             // Whoever asked may be gone; then nobody wants to know.

@@ -27,9 +27,12 @@ use riverrun_proto::{
 };
 
 use super::line::Line;
-use crate::replica::{
-    IsrProposal, Limits,
-    frame::{Ack, Diverging, Progress, Refused, Session, Subscribe},
+use crate::{
+    replica::{
+        IsrProposal, Limits, Registration,
+        frame::{Ack, Diverging, Progress, Refused, Session, Subscribe},
+    },
+    telemetry::ReplicationMetrics,
 };
 
 /// What a subscription's batches are to those who wait for them. Each kind has a connection of its
@@ -81,6 +84,8 @@ pub struct Replication {
     pub limits: ReplicationLimits,
     /// How long, and by how much, a member of the ISR may be behind.
     pub lag: Limits,
+    /// What is counted of ISRs and leaders.
+    pub metrics: ReplicationMetrics,
 }
 
 impl Replication {
@@ -91,7 +96,26 @@ impl Replication {
 
     /// With these peers, and bounds that suit most.
     pub fn with(peers: Arc<dyn Peers>) -> Self {
-        Self { peers, limits: ReplicationLimits::default(), lag: Limits::default() }
+        let metrics = ReplicationMetrics::default();
+        Self { peers, limits: ReplicationLimits::default(), lag: Limits::default(), metrics }
+    }
+}
+
+impl Replication {
+    /// Counts what a registration changes for `me`.
+    pub(super) fn count(&self, me: BrokerId, old: Option<&Registration>, new: &Registration) {
+        let led = old.is_some_and(|old| old.leader == Some(me));
+        let leads = new.leader == Some(me);
+        if led != leads {
+            self.metrics.leadership_changed();
+        }
+        let Some(old) = old.filter(|_| leads) else { return };
+        if old.isr.iter().any(|member| !new.isr.contains(member)) {
+            self.metrics.shrank();
+        }
+        if new.isr.iter().any(|member| !old.isr.contains(member)) {
+            self.metrics.expanded();
+        }
     }
 }
 

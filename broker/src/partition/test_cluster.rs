@@ -133,7 +133,8 @@ impl Cluster {
         let start = |id: &BrokerId| {
             let epoch = image.broker(*id).expect("it is registered").epoch;
             let peers = peers(*id, epoch);
-            let replication = Replication { peers, limits: setup.limits, lag: setup.lag };
+            let replication =
+                Replication { limits: setup.limits, lag: setup.lag, ..Replication::with(peers) };
             Node::start(*id, small_disk(id.0), &image, &clock, replication)
         };
         let nodes = ids.iter().map(start).collect();
@@ -171,7 +172,7 @@ impl Cluster {
         assert!(epoch > before, "another run");
         let peers = Arc::new(PeersOf { me: id, net: Arc::downgrade(&self.net) });
         let (limits, lag) = self.limits;
-        let replication = Replication { peers, limits, lag };
+        let replication = Replication { limits, lag, ..Replication::with(peers) };
         let image = self.image.lock().clone();
         let node = Node::start(id, disk, &image, &self.clock, replication);
         self.net.board.write().insert(id, Arc::clone(&node.registry));

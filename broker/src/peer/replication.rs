@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
-    connect::{Backoff, dial},
+    connect::{Backoff, dial_bulk},
     replication_wire::{Follower, read_to_follower, to_leader, traffic},
 };
 use crate::{
@@ -58,8 +58,8 @@ pub const PROPOSALS_MAX: usize = 1024;
 
 /// Where other brokers are reached.
 pub trait Whereabouts: fmt::Debug + Send + Sync {
-    /// `host:port` of a broker's internal listener, as far as known now.
-    fn address_of(&self, broker: BrokerId) -> Option<String>;
+    /// `host:port` of a broker's internal listener, as far as known now, best guess first.
+    fn addresses_of(&self, broker: BrokerId) -> Vec<String>;
 }
 
 /// A leader's wish for another ISR, for whoever takes it to the controller.
@@ -203,10 +203,14 @@ impl Shared {
     /// One stream, until it ends, whichever way.
     async fn stream(&self, leader: BrokerId, traffic: Traffic, line: &Arc<Line>) -> Broken {
         let not_yet = |why| Broken { why, stood: false };
-        let Some(address) = self.whereabouts.address_of(leader) else {
-            return not_yet(Status::unavailable("where it is reached is not known yet"));
-        };
-        let channel = match dial(&address).await {
+        let mut dialled = Err(Status::unavailable("where it is reached is not known yet"));
+        for address in self.whereabouts.addresses_of(leader) {
+            dialled = dial_bulk(&address).await;
+            if dialled.is_ok() {
+                break;
+            }
+        }
+        let channel = match dialled {
             Ok(channel) => channel,
             Err(why) => return not_yet(why),
         };

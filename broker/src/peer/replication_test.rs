@@ -1,9 +1,10 @@
 //! Replication over gRPC on loopback: brokers' partitions on the simulated disk, metadata made by
 //! hand, everything between them as it ships.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use riverrun_proto::{
     epoch::BrokerEpoch,
@@ -21,7 +22,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, transport::Server};
 
 use super::{
-    connect::dial,
+    connect::{BULK, dial_bulk},
     replication::{Follows, Proposal, ReplicationPeers, VERSION, Whereabouts},
 };
 use crate::{
@@ -53,8 +54,8 @@ struct Wired {
 struct Addresses(Mutex<HashMap<BrokerId, String>>);
 
 impl Whereabouts for Addresses {
-    fn address_of(&self, broker: BrokerId) -> Option<String> {
-        self.0.lock().get(&broker).cloned()
+    fn addresses_of(&self, broker: BrokerId) -> Vec<String> {
+        self.0.lock().get(&broker).cloned().into_iter().collect()
     }
 }
 
@@ -86,7 +87,7 @@ impl Wired {
                 let target = listener.local_addr().unwrap().to_string();
                 let served = Server::builder()
                     .add_service(service.into_server())
-                    .serve_with_incoming(TcpListenerStream::new(listener));
+                    .serve_with_incoming(TcpListenerStream::new(listener).then(bulk));
                 tokio::spawn(served);
                 Relay::to(target).await
             });
@@ -121,6 +122,13 @@ impl Wired {
         let leader = self.cluster.net.partition(BrokerId(leader), to).expect("it is there");
         client.send(&leader, tag, batch(tag), acks);
     }
+}
+
+/// Takes off the first byte, as the internal port does.
+async fn bulk(accepted: io::Result<TcpStream>) -> io::Result<TcpStream> {
+    let mut accepted = accepted?;
+    assert_eq!(accepted.read_u8().await?, BULK);
+    Ok(accepted)
 }
 
 impl Drop for Wired {
@@ -364,7 +372,7 @@ async fn end_of(address: &str, said: Vec<wire::ReplicateRequest>) -> Status {
     for request in said {
         requests.try_send(request).unwrap();
     }
-    let mut client = ReplicationServiceClient::new(dial(address).await.unwrap());
+    let mut client = ReplicationServiceClient::new(dial_bulk(address).await.unwrap());
     let mut responses = match client.replicate(ReceiverStream::new(sent)).await {
         Ok(responses) => responses.into_inner(),
         Err(status) => return status,
@@ -400,7 +408,7 @@ fn what_is_not_here_is_refused_and_not_left_unanswered() {
         let (requests, sent) = mpsc::channel(1);
         let first = wire::ReplicateRequest { hello: Some(hello), frames: vec![unknown.clone()] };
         requests.try_send(first).unwrap();
-        let channel = dial(&wired.relay(1).address).await.unwrap();
+        let channel = dial_bulk(&wired.relay(1).address).await.unwrap();
         let mut client = ReplicationServiceClient::new(channel);
         let mut responses = client.replicate(ReceiverStream::new(sent)).await.unwrap().into_inner();
         responses.message().await.unwrap().unwrap()

@@ -22,6 +22,7 @@
 //! | `isr` | who joins and who leaves the ISR |
 //! | `lag` | how far behind a follower is, in time and bytes |
 //! | `follower` | subscribing, truncating, appending |
+//! | `view` | what a leader knows of its followers, for people |
 //! | [`frame`] | what replicas say to each other |
 //! | [`rules`] | how tests break a rule to see that it is missed |
 //!
@@ -50,6 +51,7 @@ mod lag;
 mod leader;
 mod own_log;
 pub mod rules;
+mod view;
 
 use std::time::Duration;
 
@@ -66,6 +68,7 @@ use follower::Following;
 use leader::Leadership;
 use own_log::OwnLog;
 pub use rules::{Mutation, Rules, Sound};
+pub use view::FollowerView;
 
 /// What an acknowledgement survives: which end of a replica's log counts as its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,6 +5,7 @@
 //!   <data>/meta.properties  whose it is
 //!   <data>/failed           only after a sync failed: nothing is served
 //!   <data>/clean-shutdown   only between a clean stop and the next start
+//!   <data>/last-run         which run wrote last, on which boot of the machine
 //!   <data>/reserve          room set aside for stopping on a full disk
 //!   <data>/meta/            the metadata log
 //!   <data>/data/            a directory per partition

@@ -9,10 +9,10 @@
 //! ```
 //! A start that fails, or is given up, stops what it had started, in the same order ([`parts`]).
 
-mod control;
 mod data_directory;
 mod embedded;
 mod keeper;
+mod last_run;
 mod machine;
 mod membership;
 mod metadata_follower;
@@ -21,17 +21,19 @@ mod parts;
 mod presence;
 mod readiness;
 mod register;
+mod replication;
+mod runtimes;
 mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
 
 use tempfile::TempDir;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinError};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinError};
 
 use self::{
-    control::ControlRuntime, keeper::Keeper, membership::Membership, observe::Watched,
-    parts::Parts, presence::OwnPresence, readiness::Stage, space::SpaceGuard,
+    keeper::Keeper, membership::Membership, observe::Watched, parts::Parts, presence::OwnPresence,
+    readiness::Stage, register::Logs, replication::Replicas, runtimes::Threads, space::SpaceGuard,
 };
 
 pub use data_directory::{DataDirectory, DataDirectoryError};
@@ -50,10 +52,12 @@ use crate::{
     partition::{
         IoPool, ParkedLimit, PartitionEnv, ReadBudget, WriteGate,
         registry::{OpenReport, Registry, RegistryEnv},
-        replication::Replication,
     },
     service::{self, ServiceEnv, limits::Limits},
-    telemetry::{Bounds, Registry as Metrics, RequestMetrics, StorageMetrics, TopicMetrics},
+    telemetry::{
+        Bounds, Registry as Metrics, ReplicationMetrics, RequestMetrics, StorageMetrics,
+        TopicMetrics,
+    },
 };
 
 /// A broker that serves. Dropped without [`Server::stop`] it stops in the background: calls under
@@ -147,14 +151,15 @@ impl Server {
         // Ports first: a taken one must not cost a recovery.
         let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
         let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
-        let control = parts.control.insert(ControlRuntime::start()?);
+        let control = parts.control.insert(Threads::control()?);
         let internal =
             control.listen(config.network.internal_listen, "network.internal.listen").await?;
         let internal_address =
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        control.spawn(service::internal::serve(internal, door.clone(), bounds.clone()));
+        let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
+        control.spawn(service::internal::serve(internal, door.clone(), &bounds, bulk));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -188,16 +193,23 @@ impl Server {
         let Membership { identity, card, quorum, transport, .. } = &member;
         let (identity, quorum) = (*identity, Arc::clone(quorum));
         let listeners = register::Listeners { grpc, internal: internal_address };
-        let is_whole = blocking({
+        let logs = blocking({
             let directory = Arc::clone(&directory);
-            move || directory.has_clean_marker().map_err(io_error("looking for the clean marker"))
+            move || {
+                let looking = io_error("looking for the clean marker");
+                let stopped_clean = directory.has_clean_marker().map_err(looking)?;
+                Ok(Logs { stopped_clean, survived: last_run::survived(directory.root()) })
+            }
         })
         .await?;
         let broker_epoch =
-            register::register(&*quorum, &config, &identity, card.incarnation, listeners, is_whole)
+            register::register(&*quorum, &config, &identity, card.incarnation, listeners, logs)
                 .await?;
         let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
         parts.presence = Some(presence.clone());
+
+        let threads = parts.replication.insert(Threads::replication()?).handle();
+        let replication = Replicas::new(&member, broker_epoch, &config.replica, &shutdown, threads);
 
         let limits = Limits::new(&config, budget);
         let cold_reads = cold_reads.get().saturating_sub(disk_bounds.buffer_bytes as u64);
@@ -219,7 +231,8 @@ impl Server {
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
-                replication: Replication::alone(),
+                replication: replication
+                    .to_partitions(&config.replica, ReplicationMetrics::register(&metrics)),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),
@@ -232,6 +245,9 @@ impl Server {
             let opening = shutdown.register(parts::OPENING);
             move || {
                 let _opening = opening;
+                if let Err(error) = last_run::note(directory.root(), broker_epoch) {
+                    tracing::warn!(%error, "this run is not noted: killed, it counts as one that lost records");
+                }
                 directory.create_data().map_err(io_error("making the partitions' directory"))?;
                 let clean =
                     directory.take_clean_marker().map_err(io_error("taking the clean marker"))?;
@@ -241,6 +257,7 @@ impl Server {
         .await?;
         let registry = Arc::clone(parts.registry.insert(registry));
         report_opening(&report);
+        replication.begin(&member, &registry, replicas, &control);
 
         tokio::spawn(metadata_follower::follow(
             subscription,
@@ -291,7 +308,7 @@ impl Server {
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,
         };
-        let serving = tokio::spawn(async move { service::serve(listener, env, &bounds).await });
+        let serving = tokio::spawn(service::serve(listener, env, &bounds).await);
         stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;

@@ -6,13 +6,22 @@ use super::{DataDirectory, space::Full};
 use crate::{
     clock::Clock,
     config::Config,
-    controller::raft::{RaftOptions, RaftQuorum},
+    controller::{
+        MetaQuorum,
+        raft::{RaftOptions, RaftQuorum},
+    },
     io::{limits, real::RealDisk},
-    partition::registry::{Registry, RegistryEnv},
+    metadata::{Broker, MetadataImage, Presence},
+    partition::{
+        Partition, Replicas,
+        registry::{Registry, RegistryEnv},
+    },
     peer::{PeerTransport, transport::QUEUE_MESSAGES_MAX},
+    replica::FollowerView,
     telemetry::{
-        Bounds, DiskSample, PartitionSample, Registry as Metrics, StorageMetrics, Usage,
-        register_application, register_partitions,
+        Bounds, ClusterSample, DiskSample, FollowerSample, PartitionSample, Registry as Metrics,
+        ReplicasSample, ReplicationMetrics, StorageMetrics, Usage, register_application,
+        register_partitions,
     },
 };
 
@@ -56,9 +65,12 @@ pub(super) fn watch(
                 segments: offsets.segments as u64,
                 produce_waiters: waiting.for_acks as u64,
                 parked_bytes: waiting.parked_bytes as u64,
+                replicas: replicas_of(&partition),
             }
         })
     });
+
+    watch_replicas(watched, metrics, config);
 
     let directory = Arc::clone(watched.directory);
     let full = Arc::clone(&watched.full);
@@ -118,6 +130,70 @@ pub(super) fn watch(
     });
 
     watch_bounds(watched, bounds, config);
+}
+
+fn replicas_of(partition: &Partition) -> ReplicasSample {
+    let Some(Replicas { registration, .. }) = partition.replicas() else {
+        return ReplicasSample::default();
+    };
+    ReplicasSample {
+        leader: registration.leader,
+        replicas: registration.replicas.len() as u64,
+        in_sync: partition.leads().map(|_| registration.isr.len() as u64),
+    }
+}
+
+fn watch_replicas(watched: &Watched<'_>, metrics: &Metrics, config: &Config) {
+    let registry = Arc::clone(watched.registry);
+    let max = config.telemetry.metrics_partition_series_max;
+    ReplicationMetrics::watch_followers(metrics, max, move || {
+        let mut all = registry.all();
+        all.sort_unstable_by(|a, b| (a.topic(), a.id()).cmp(&(b.topic(), b.id())));
+        all.into_iter().flat_map(|partition| followers_of(&partition))
+    });
+    let quorum = Arc::downgrade(watched.quorum);
+    ReplicationMetrics::watch_cluster(metrics, move || {
+        let Some(quorum) = quorum.upgrade() else { return ClusterSample::default() };
+        let leader = *quorum.leader().borrow();
+        let controls = leader.is_some_and(|leader| leader.node == quorum.voter().node);
+        ClusterSample { controls, ..cluster(&quorum.image()) }
+    });
+}
+
+fn followers_of(partition: &Partition) -> Vec<FollowerSample> {
+    let Some(Replicas { followers, .. }) = partition.replicas() else { return Vec::new() };
+    if followers.is_empty() {
+        return Vec::new();
+    }
+    let end = partition.offsets().log_end.get();
+    let sample = |follower: FollowerView| {
+        let has = follower.log_end.map_or(0, |offset| offset.get());
+        FollowerSample {
+            topic: partition.topic().clone(),
+            partition: partition.id().partition,
+            follower: follower.id,
+            lag_records: u64::try_from(end - has).unwrap_or(0),
+            lag_seconds: follower.behind_for.map_or(0, |behind| behind.as_secs()),
+        }
+    };
+    followers.into_iter().map(sample).collect()
+}
+
+fn cluster(image: &MetadataImage) -> ClusterSample {
+    let is_fenced = |broker: &&Arc<Broker>| broker.presence == Presence::Fenced;
+    let mut sample = ClusterSample {
+        brokers: image.brokers().len() as u64,
+        fenced: image.brokers().filter(is_fenced).count() as u64,
+        topics: image.topics().len() as u64,
+        ..ClusterSample::default()
+    };
+    for (_, partition) in image.topics().flat_map(|topic| topic.partitions()) {
+        sample.partitions += 1;
+        sample.unavailable += u64::from(partition.leader.is_none());
+        sample.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
+        sample.under_min_isr += u64::from(!partition.isr_suffices());
+    }
+    sample
 }
 
 fn watch_bounds(watched: &Watched<'_>, bounds: &Bounds, config: &Config) {

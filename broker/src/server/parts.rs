@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{DataDirectory, control::ControlRuntime, presence::OwnPresence};
+use super::{DataDirectory, presence::OwnPresence, runtimes::Threads};
 use crate::{controller::raft::RaftQuorum, partition::registry::Registry, shutdown::Shutdown};
 
 /// Time that parts have to end once they were told to, past the drain.
@@ -24,7 +24,8 @@ pub(super) struct Parts {
     pub(super) shutdown: Shutdown,
     pub(super) directory: Option<Arc<DataDirectory>>,
     pub(super) quorum: Option<Arc<RaftQuorum>>,
-    pub(super) control: Option<ControlRuntime>,
+    pub(super) control: Option<Threads>,
+    pub(super) replication: Option<Threads>,
     pub(super) presence: Option<OwnPresence>,
     pub(super) registry: Option<Arc<Registry>>,
     /// Sleeps between its rounds.
@@ -52,6 +53,7 @@ impl Parts {
             directory: None,
             quorum: None,
             control: None,
+            replication: None,
             presence: None,
             registry: None,
             keeper: None,
@@ -94,6 +96,7 @@ impl Parts {
             directory: self.directory.take(),
             quorum: self.quorum.take(),
             control: self.control.take(),
+            replication: self.replication.take(),
             registry: self.registry.take(),
             dir: self.dir.take(),
         };
@@ -120,6 +123,7 @@ impl Drop for Parts {
             directory: self.directory.take(),
             quorum: self.quorum.take(),
             control: self.control.take(),
+            replication: self.replication.take(),
             presence: self.presence.take(),
             registry: self.registry.take(),
             keeper: self.keeper.take(),
@@ -150,7 +154,8 @@ struct Rest {
     may_unlock: bool,
     directory: Option<Arc<DataDirectory>>,
     quorum: Option<Arc<RaftQuorum>>,
-    control: Option<ControlRuntime>,
+    control: Option<Threads>,
+    replication: Option<Threads>,
     registry: Option<Arc<Registry>>,
     dir: Option<TempDir>,
 }
@@ -158,9 +163,10 @@ struct Rest {
 impl Rest {
     /// Returns whether everything was written down. Blocks; on a thread of a runtime.
     fn finish(self) -> bool {
-        let Self { may_unlock, directory, quorum, control, registry, dir } = self;
+        let Self { may_unlock, directory, quorum, control, replication, registry, dir } = self;
         let Some(directory) = directory else { return false };
         directory.release_reserve();
+        drop(replication);
         let closed = registry.as_ref().is_some_and(|registry| registry.close());
         if let Some(quorum) = quorum {
             Handle::current().block_on(quorum.shutdown());

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
+use futures::future::join_all;
 use riverrun_proto::{epoch::BrokerEpoch, ids::BrokerId};
 use tokio::{runtime::Builder, time::timeout};
 
@@ -11,8 +12,11 @@ use crate::{
     config::Config,
     controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
     metadata::{Command, MetadataOffset, Presence},
-    peer::heartbeat::{Heard, Heart, Pacemaker, Pulse},
-    service::internal::Door,
+    peer::{
+        connect::is_refused,
+        heartbeat::{Heard, Heart, Pacemaker, Pulse},
+    },
+    service::internal::{Door, Inside},
     shutdown::Shutdown,
 };
 
@@ -127,6 +131,28 @@ async fn hand_over(quorum: &RaftQuorum) {
     }
 }
 
+/// Those that did not dial whoever began to lead a moment ago.
+async fn look_for_missing(inside: &Inside) {
+    let (image, now) = (inside.quorum.image(), inside.clock.monotonic());
+    let (term, missing) = {
+        let liveness = inside.liveness.lock();
+        (liveness.term(), liveness.missing(&image, now))
+    };
+    let Some(term) = term else { return };
+    let look = |(broker, epoch): (BrokerId, BrokerEpoch)| {
+        let addresses = inside.addresses.of(broker, &image);
+        async move {
+            let answers = join_all(addresses.iter().map(|address| is_refused(address))).await;
+            let is_gone = !answers.is_empty() && answers.into_iter().all(|refused| refused);
+            is_gone.then_some((broker, epoch))
+        }
+    };
+    let gone = join_all(missing.into_iter().map(look)).await;
+    for (broker, epoch) in gone.into_iter().flatten() {
+        inside.liveness.lock().found_gone(broker, epoch, term);
+    }
+}
+
 /// On whichever node leads the quorum: fences brokers that are gone, takes in those that are back.
 pub(super) async fn look_after(door: Door) {
     let Ok(inside) = door.inside() else { return };
@@ -134,6 +160,7 @@ pub(super) async fn look_after(door: Door) {
     loop {
         // Heartbeats wake it, so that nobody waits to be taken in.
         let _ = timeout(LOOK_EVERY, inside.heard.notified()).await;
+        look_for_missing(inside).await;
         let changes = {
             let (image, now) = (quorum.image(), inside.clock.monotonic());
             let mut liveness = inside.liveness.lock();

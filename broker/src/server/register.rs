@@ -25,19 +25,34 @@ pub(super) struct Listeners {
     pub(super) internal: SocketAddr,
 }
 
+/// What is known of the logs in the directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Logs {
+    /// The last run stopped in order.
+    pub(super) stopped_clean: bool,
+    /// The run that left them as they are, on a machine that has been up since.
+    pub(super) survived: Option<BrokerEpoch>,
+}
+
+impl Logs {
+    fn are_whole_since(self, last: BrokerEpoch) -> bool {
+        self.stopped_clean || self.survived == Some(last)
+    }
+}
+
 /// Registers a new incarnation: every partition that this broker leads gets a new leader epoch, so
 /// that nothing an earlier process sent can be taken for this one's. A log that has no feature level
 /// yet is given its first one. Waits while nobody leads the quorum.
 ///
-/// In a cluster the broker is fenced until it is heard ([`presence`](super::presence)). `is_whole`:
-/// the logs in its directory are as the last run left them; the caller has read the log up to now.
+/// In a cluster the broker is fenced until it is heard ([`presence`](super::presence)). `logs` says
+/// what the last run left; the caller has read the metadata log up to now.
 pub(super) async fn register(
     quorum: &dyn MetaQuorum,
     config: &Config,
     identity: &MetaProperties,
     incarnation: IncarnationId,
     listeners: Listeners,
-    is_whole: bool,
+    logs: Logs,
 ) -> Result<BrokerEpoch, QuorumError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
         let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
@@ -57,7 +72,8 @@ pub(super) async fn register(
         // The marker of a clean stop is taken before anything is written: while it is there, the
         // logs are what the last run that registered left, whether that run wrote it or an earlier.
         let last = quorum.image().broker(identity.node).map(|broker| broker.epoch);
-        Command::JoinBroker(JoinBroker { registration, whole_since: last.filter(|_| is_whole) })
+        let whole_since = last.filter(|last| logs.are_whole_since(*last));
+        Command::JoinBroker(JoinBroker { registration, whole_since })
     };
     loop {
         match quorum.propose(registration.clone()).await.map(|accepted| accepted.reply) {
@@ -94,6 +110,16 @@ fn for_nodes(config: &Config, bound: SocketAddr) -> Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_whole_after_a_stop_in_order_or_if_the_last_run_is_the_one_that_was_killed() {
+        let [last, earlier] = [7, 5].map(|n| BrokerEpoch::new(n).unwrap());
+        let whole =
+            |stopped_clean, survived| Logs { stopped_clean, survived }.are_whole_since(last);
+        assert!(whole(true, None) && whole(false, Some(last)));
+        assert!(!whole(false, None));
+        assert!(!whole(false, Some(earlier)), "another ran in between");
+    }
 
     #[test]
     fn clients_are_told_the_bound_port_unless_the_operator_says_otherwise() {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use v1::admin_service_server::AdminService;
 
-use super::{convert, core::Core, resolve, status::Failure};
+use super::{convert, core::Core, status::Failure};
 use crate::{
     controller::{
         Mode,
@@ -99,7 +99,7 @@ impl Admin {
         time: Duration,
     ) -> Result<v1::DeleteTopicResponse, Failure> {
         let core = &self.0;
-        let topic = self.named(&request.name, &request.topic_id)?;
+        let topic = self.named(&request.name, &request.topic_id, time).await?;
         let mode = mode(request.validate_only);
         core.within(time, core.controller.delete_topic(&topic, mode)).await?;
         self.settle(mode, time).await;
@@ -138,7 +138,7 @@ impl Admin {
         time: Duration,
     ) -> Result<v1::CreatePartitionsResponse, Failure> {
         let core = &self.0;
-        let topic = self.named(&request.topic, &bytes::Bytes::new())?;
+        let topic = self.named(&request.topic, &bytes::Bytes::new(), time).await?;
         let mode = mode(request.validate_only);
         let grown = core.controller.create_partitions(&topic, request.partitions, mode);
         let grown = core.within(time, grown).await?;
@@ -152,7 +152,7 @@ impl Admin {
         time: Duration,
     ) -> Result<v1::AlterTopicConfigsResponse, Failure> {
         let core = &self.0;
-        let topic = self.named(&request.topic, &bytes::Bytes::new())?;
+        let topic = self.named(&request.topic, &bytes::Bytes::new(), time).await?;
         let mode = mode(request.validate_only);
         let changes = ConfigChanges {
             set: request.set.into_iter().collect(),
@@ -223,19 +223,21 @@ impl Admin {
         entries.into_iter().map(entry).collect()
     }
 
-    /// A topic to change: by name, and by id where the caller wants to be sure.
-    fn named(&self, name: &str, id: &bytes::Bytes) -> Result<TopicRef, Failure> {
+    /// A topic to change: by name, and by id where the caller wants to be sure. Whether there is one
+    /// of that name the controller says, who looks at the newest metadata.
+    async fn named(
+        &self,
+        name: &str,
+        id: &bytes::Bytes,
+        time: Duration,
+    ) -> Result<TopicRef, Failure> {
+        let core = &self.0;
         let named = convert::topic_ref(name, id)?;
         match (named.name, named.id) {
-            (Some(name), id) => {
-                if self.0.catalog.image().topic(&name).is_none() {
-                    return Err(resolve::unknown_name(&name));
-                }
-                Ok(TopicRef { name, id })
-            }
+            (Some(name), id) => Ok(TopicRef { name, id }),
             (None, Some(id)) => {
-                let topic = convert::TopicRef { id: Some(id), name: None };
-                let topic = self.0.catalog.topic(&topic)?;
+                core.within(time, core.controller.catch_up()).await?;
+                let topic = core.catalog.topic(&convert::TopicRef { id: Some(id), name: None })?;
                 Ok(TopicRef { name: topic.name.clone(), id: Some(id) })
             }
             (None, None) => Err(Failure::invalid("topic", "name a topic")),

@@ -36,7 +36,7 @@ pub(super) struct Places {
 
 /// An accepted connection, as the listener wants it to be; it has its place until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connection<S> {
+pub struct Connection<S> {
     stream: S,
     _place: OwnedSemaphorePermit,
 }
@@ -107,6 +107,19 @@ impl Places {
 }
 
 // === impl Connection ===
+
+impl Connection<TcpStream> {
+    /// The first bytes, which stay where they are.
+    pub(super) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(first).await
+    }
+
+    /// Moves it to the runtime that this is called on.
+    pub(super) fn rehome(self) -> io::Result<Self> {
+        let stream = TcpStream::from_std(self.stream.into_std()?)?;
+        Ok(Self { stream, _place: self._place })
+    }
+}
 
 impl<S: Connected> Connected for Connection<S> {
     type ConnectInfo = S::ConnectInfo;

@@ -125,14 +125,19 @@ pub struct ServiceEnv {
     pub shutdown: Shutdown,
 }
 
-/// Serves `riverrun.v1` on `listener`.
+/// Sets up `riverrun.v1` on `listener`; the future that comes out of it serves. By then health says
+/// that it serves, and bounds are shown in `bounds`: who calls at once finds all of it.
 ///
 /// From [`Shutdown::draining`] on no connection is accepted and no call taken, streams are told to
 /// reconnect, and this ends when the last call has been answered; at [`Shutdown::stopping`] it ends
-/// at once. Bounds are shown in `bounds`.
-pub async fn serve(listener: TcpListener, env: ServiceEnv, bounds: &Bounds) {
+/// at once.
+pub async fn serve(
+    listener: TcpListener,
+    env: ServiceEnv,
+    bounds: &Bounds,
+) -> impl Future<Output = ()> + Send + use<> {
     let shutdown = env.shutdown.clone();
-    let _running = shutdown.register("gRPC service");
+    let running = shutdown.register("gRPC service");
     let max = env.network.max_connections as usize;
     let places = Places::new("network.max.connections", max, bounds);
     // As long as keepalive takes to give a peer up; it cannot where the peer takes nothing.
@@ -141,25 +146,28 @@ pub async fn serve(listener: TcpListener, env: ServiceEnv, bounds: &Bounds) {
     let connections = connections::accept(listener, places, move |stream| {
         Responsive::new(stream, silence_max, requests.clone())
     });
-    let router = router(env, bounds);
-    let draining = shutdown.clone();
-    let drained =
-        router.serve_with_incoming_shutdown(connections, async move { draining.draining().await });
-    tokio::select! {
-        ended = drained => if let Err(error) = ended {
-            tracing::error!(%error, "the gRPC service ended");
-        },
-        () = shutdown.stopping() => {}
+    let router = router(env, bounds).await;
+    async move {
+        let _running = running;
+        let draining = shutdown.clone();
+        let drained = router
+            .serve_with_incoming_shutdown(connections, async move { draining.draining().await });
+        tokio::select! {
+            ended = drained => if let Err(error) = ended {
+                tracing::error!(%error, "the gRPC service ended");
+            },
+            () = shutdown.stopping() => {}
+        }
     }
 }
 
 /// All services behind their layers, and the HTTP/2 settings: large frames and windows, without
 /// which two thirds of the throughput are lost (measured).
-fn router(env: ServiceEnv, bounds: &Bounds) -> Router<Stack<AroundCalls, Identity>> {
+async fn router(env: ServiceEnv, bounds: &Bounds) -> Router<Stack<AroundCalls, Identity>> {
     let network = env.network.clone();
     let bytes = |size: crate::config::ByteSize| u32::try_from(size.get()).unwrap_or(u32::MAX);
     let core = Arc::new(Core::new(env, bounds));
-    let routes = routes(&core);
+    let routes = routes(&core).await;
     Server::builder()
         .initial_stream_window_size(bytes(network.http2_stream_window_bytes))
         .initial_connection_window_size(bytes(network.http2_connection_window_bytes))
@@ -173,7 +181,7 @@ fn router(env: ServiceEnv, bounds: &Bounds) -> Router<Stack<AroundCalls, Identit
         .add_routes(routes)
 }
 
-fn routes(core: &Arc<Core>) -> Routes {
+async fn routes(core: &Arc<Core>) -> Routes {
     let (data, control) = {
         let limits = &core.limits;
         (limits.data_request_bytes_max, limits.control_request_bytes_max)
@@ -200,19 +208,17 @@ fn routes(core: &Arc<Core>) -> Routes {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let (health, health_service) = tonic_health::server::health_reporter();
-    tokio::spawn({
-        let core = Arc::clone(core);
-        async move {
-            health.set_serving::<ProduceServiceServer<produce::Produce>>().await;
-            health.set_serving::<ConsumeServiceServer<consume::Consume>>().await;
-            health.set_serving::<MetadataServiceServer<metadata::Metadata>>().await;
-            health.set_serving::<AdminServiceServer<admin::Admin>>().await;
-            health.set_serving::<ClusterServiceServer<cluster::Cluster>>().await;
-            core.shutdown.draining().await;
-            health.set_service_status("", ServingStatus::NotServing).await;
-            health.set_not_serving::<ProduceServiceServer<produce::Produce>>().await;
-            health.set_not_serving::<ConsumeServiceServer<consume::Consume>>().await;
-        }
+    health.set_serving::<ProduceServiceServer<produce::Produce>>().await;
+    health.set_serving::<ConsumeServiceServer<consume::Consume>>().await;
+    health.set_serving::<MetadataServiceServer<metadata::Metadata>>().await;
+    health.set_serving::<AdminServiceServer<admin::Admin>>().await;
+    health.set_serving::<ClusterServiceServer<cluster::Cluster>>().await;
+    let shutdown = core.shutdown.clone();
+    tokio::spawn(async move {
+        shutdown.draining().await;
+        health.set_service_status("", ServingStatus::NotServing).await;
+        health.set_not_serving::<ProduceServiceServer<produce::Produce>>().await;
+        health.set_not_serving::<ConsumeServiceServer<consume::Consume>>().await;
     });
     Routes::new(health_service)
         .add_service(reflection().build_v1().expect("our own descriptors are valid"))

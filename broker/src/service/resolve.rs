@@ -171,7 +171,7 @@ impl fmt::Debug for Catalog {
     }
 }
 
-pub(super) fn unknown_name(name: &TopicName) -> Failure {
+fn unknown_name(name: &TopicName) -> Failure {
     Failure::new(
         Reason::UnknownTopicOrPartition,
         format!("there is no topic '{name}'; create it: riverrun topic create {name}"),

@@ -430,7 +430,9 @@ impl From<TopicError> for Failure {
             TopicError::Exists { id, .. } => {
                 failure(Reason::TopicAlreadyExists).with("topic_id", id)
             }
-            TopicError::Unknown(_) => failure(Reason::UnknownTopicOrPartition).at_field("topic"),
+            TopicError::Unknown(name) => {
+                failure(Reason::UnknownTopicOrPartition).at_field("topic").with("topic", name)
+            }
             TopicError::OtherTopic { found, .. } => {
                 failure(Reason::UnknownTopicId).at_field("topic_id").with("topic_id", found)
             }

@@ -9,6 +9,7 @@ use riverrun_proto::{
 use tonic_types::StatusExt;
 
 use super::*;
+use crate::controller::topics::Away;
 use crate::metadata::{
     Command, FeatureLevel, FeatureRange,
     command::{RegisterBroker, SetFeatureLevel},
@@ -148,7 +149,7 @@ fn what_the_controller_refuses_is_named() {
         (TopicError::PartitionCount(0).into(), Reason::InvalidPartitions, !RETRY, DEFINITE, InvalidArgument),
         (TopicError::NotMorePartitions { name, current: 2, asked: 1 }.into(), Reason::InvalidPartitions, !RETRY, DEFINITE, InvalidArgument),
         (TopicError::TooManyPartitions { wanted: 2, max: 1, brokers: 1 }.into(), Reason::PolicyViolation, !RETRY, DEFINITE, FailedPrecondition),
-        (TopicError::ReplicationFactor { asked: 3, brokers: 1 }.into(), Reason::InvalidReplicationFactor, !RETRY, DEFINITE, InvalidArgument),
+        (TopicError::ReplicationFactor { asked: 3, brokers: 1, away: Away(0) }.into(), Reason::InvalidReplicationFactor, !RETRY, DEFINITE, InvalidArgument),
         (TopicError::SetAndReset("k".into()).into(), Reason::InvalidConfig, !RETRY, DEFINITE, InvalidArgument),
         (QuorumError::NotLeader { leader: Some(BrokerId(1)) }.into(), Reason::NotController, RETRY, DEFINITE, FailedPrecondition),
         (QuorumError::StorageFull.into(), Reason::StorageFull, RETRY, DEFINITE, Unavailable),

@@ -144,7 +144,7 @@ impl Broker {
             topics: TopicMetrics::register(&metrics, 10),
             shutdown: shutdown.clone(),
         };
-        let serving = tokio::spawn(async move { serve(listener, env, &bounds).await });
+        let serving = tokio::spawn(serve(listener, env, &bounds).await);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         let channel = channel.connect().await.unwrap();
         Self { channel, registry, quorum, pool, disk, shutdown, metrics, serving }

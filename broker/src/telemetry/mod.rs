@@ -7,8 +7,8 @@
 //! # Names
 //! * All begin with `riverrun_`, then the thing (`partition`, `storage`, `memory`, …), then the
 //!   quantity, then the unit (`seconds`, `bytes`); counters end in `_total`, as OpenMetrics wants.
-//! * Labels: `request` (the call), `reason` (Kafka's error name), `topic`, `partition`, `pool` (a
-//!   share of the memory budget), `bound` (the configuration key of a limit).
+//! * Labels: `request` (the call), `reason` (Kafka's error name), `topic`, `partition`, `follower`
+//!   (a broker), `pool` (a share of the memory budget), `bound` (the configuration key of a limit).
 //! * The number of series is bounded: `topic` and `partition` by configuration, all others by what
 //!   the code can name.
 
@@ -18,6 +18,7 @@ mod gauges;
 mod logging;
 mod partitions;
 mod registry;
+mod replication;
 mod requests;
 mod storage;
 mod topics;
@@ -25,8 +26,9 @@ mod topics;
 pub use application::register_application;
 pub use bounds::{Bound, Bounds, Usage};
 pub use logging::{LoggingError, init_logging};
-pub use partitions::{PartitionSample, register_partitions};
+pub use partitions::{PartitionSample, ReplicasSample, register_partitions};
 pub use registry::{CONTENT_TYPE, Registry};
+pub use replication::{ClusterSample, FollowerSample, ReplicationMetrics};
 pub use requests::{GivenUp, OpenGuard, Request, RequestMetrics};
 pub use storage::{DiskSample, LogCounter, StorageMetrics};
 pub use topics::{OTHER_TOPICS, TopicMetrics, TopicTraffic};

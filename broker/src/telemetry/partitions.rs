@@ -4,7 +4,7 @@ use std::fmt;
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 use riverrun_proto::{
-    ids::{PartitionIndex, TopicName},
+    ids::{BrokerId, PartitionIndex, TopicName},
     offset::Offset,
 };
 
@@ -36,32 +36,61 @@ pub struct PartitionSample {
     pub produce_waiters: u64,
     /// Bytes of batches that wait for the log to be ready.
     pub parked_bytes: u64,
+    /// Who has it.
+    pub replicas: ReplicasSample,
+}
+
+/// Who has a partition, as its registration says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReplicasSample {
+    /// Who leads.
+    pub leader: Option<BrokerId>,
+    /// How many are to have it.
+    pub replicas: u64,
+    /// How many of them are in sync; `None`: another broker leads, and says so.
+    pub in_sync: Option<u64>,
 }
 
 /// One family: name, help, unit, value.
-type Column = (&'static str, &'static str, Option<Unit>, fn(&PartitionSample) -> u64);
+type Column = (&'static str, &'static str, Option<Unit>, fn(&PartitionSample) -> Option<u64>);
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 12] = [
     ("partition_max_offset", "First offset not committed (high watermark)", None, |p| {
-        offset(p.high_watermark)
+        Some(offset(p.high_watermark))
     }),
     ("partition_start_offset", "First offset that can be read (log start offset)", None, |p| {
-        offset(p.log_start_offset)
+        Some(offset(p.log_start_offset))
     }),
     ("partition_end_offset", "First offset not written (log end offset)", None, |p| {
-        offset(p.log_end_offset)
+        Some(offset(p.log_end_offset))
     }),
     ("partition_flushed_offset", "First offset not known to be synced to disk", None, |p| {
-        offset(p.flushed_end_offset)
+        Some(offset(p.flushed_end_offset))
     }),
-    ("partition_size", "Bytes in segment files", Some(Unit::Bytes), |p| p.size_bytes),
-    ("partition_segments", "Segment files", None, |p| p.segments),
+    ("partition_size", "Bytes in segment files", Some(Unit::Bytes), |p| Some(p.size_bytes)),
+    ("partition_segments", "Segment files", None, |p| Some(p.segments)),
     ("partition_produce_waiters", "Produces that wait for replicas or the disk", None, |p| {
-        p.produce_waiters
+        Some(p.produce_waiters)
     }),
     ("partition_parked", "Batches that wait for a log to be ready", Some(Unit::Bytes), |p| {
-        p.parked_bytes
+        Some(p.parked_bytes)
     }),
+    ("partition_leader", "The broker that leads it", None, |p| {
+        p.replicas.leader.map(|leader| u64::from(leader.0))
+    }),
+    ("partition_replicas", "Brokers that are to have it", None, |p| Some(p.replicas.replicas)),
+    (
+        "partition_in_sync_replicas",
+        "Brokers that have all that is committed, as its leader says",
+        None,
+        |p| p.replicas.in_sync,
+    ),
+    (
+        "partition_under_replicated",
+        "1: fewer are in sync than are to have it, as its leader says",
+        None,
+        |p| p.replicas.in_sync.map(|in_sync| u64::from(in_sync < p.replicas.replicas)),
+    ),
 ];
 
 /// Registers `riverrun_partition_*{topic,partition}` for at most `max` partitions
@@ -100,7 +129,7 @@ impl Collector for Partitions {
         let (samples, left_out) = (self.0)();
         for (name, help, unit, value) in &COLUMNS {
             let family = Family { name, help, unit: unit.as_ref() };
-            let series = samples.iter().map(|sample| (labels(sample), value(sample)));
+            let series = samples.iter().filter_map(|sample| Some((labels(sample), value(sample)?)));
             encode_gauges(&mut encoder, family, series)?;
         }
         let help = "Partitions without metrics, past telemetry.metrics.partition.series.max";
@@ -134,6 +163,11 @@ mod tests {
             segments: 2,
             produce_waiters: 3,
             parked_bytes: 700,
+            replicas: ReplicasSample {
+                leader: Some(BrokerId(4)),
+                replicas: 3,
+                in_sync: (partition == 1).then_some(2),
+            },
         }
     }
 
@@ -151,11 +185,17 @@ mod tests {
             "riverrun_partition_segments{topic=\"orders\",partition=\"1\"} 2",
             "riverrun_partition_produce_waiters{topic=\"orders\",partition=\"1\"} 3",
             "riverrun_partition_parked_bytes{topic=\"orders\",partition=\"1\"} 700",
+            "riverrun_partition_leader{topic=\"orders\",partition=\"0\"} 4",
+            "riverrun_partition_replicas{topic=\"orders\",partition=\"0\"} 3",
+            "riverrun_partition_in_sync_replicas{topic=\"orders\",partition=\"1\"} 2",
+            "riverrun_partition_under_replicated{topic=\"orders\",partition=\"1\"} 1",
             "riverrun_partition_series_left_out 3",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("partition=\"2\""), "{text}");
+        let others = "riverrun_partition_in_sync_replicas{topic=\"orders\",partition=\"0\"}";
+        assert!(!text.contains(others), "its leader says so, and nobody else: {text}");
     }
 
     #[test]

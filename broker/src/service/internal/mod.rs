@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `broker` | `BrokerService`: who is there |
+//! | `lanes` | which threads serve a connection |
 //! | `quorum` | `QuorumService`: messages of the metadata quorum, joining, asking its leader |
 //! | [`replication`] | `ReplicationService`: followers of partitions that this broker leads |
 //!
@@ -11,6 +12,7 @@
 //! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
 
 mod broker;
+mod lanes;
 mod quorum;
 pub mod replication;
 
@@ -19,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use riverrun_proto::{
     ids::{BrokerId, IncarnationId},
@@ -27,10 +30,16 @@ use riverrun_proto::{
         broker_service_server::BrokerServiceServer, quorum_service_server::QuorumServiceServer,
     },
 };
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, service::Routes, transport::Server};
 
-use super::connections::{self, Places};
+pub use lanes::BULK_WAITING_MAX;
+
+use super::connections::{self, Connection, Places};
 use crate::{
     clock::Clock,
     controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
@@ -47,6 +56,9 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_
 const STREAMS_MAX: u32 = 1024;
 /// Largest message: the metadata image travels in one.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// An accepted connection; it has its place until it is dropped.
+pub type Placed = Connection<TcpStream>;
 
 /// This node, to those who knock. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -111,26 +123,54 @@ impl Inside {
 
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bound on connections is shown in `bounds`.
-pub async fn serve(listener: TcpListener, door: Door, bounds: Bounds) {
-    let shutdown = door.shutdown.clone();
-    let _running = shutdown.register("internal service");
-    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, &bounds);
-    let incoming = connections::accept(listener, places, |stream| stream);
-    let served = Server::builder()
+/// Its bound on connections is shown in `bounds` before the future that serves is run. Connections
+/// of replicas are handed to `bulk`.
+pub fn serve(
+    listener: TcpListener,
+    door: Door,
+    bounds: &Bounds,
+    bulk: mpsc::Sender<Placed>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
+    async move {
+        let shutdown = door.shutdown.clone();
+        let _running = shutdown.register("internal service");
+        let incoming = lanes::sort(connections::accept(listener, places, |stream| stream), bulk);
+        let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::error!(%error, "the internal gRPC service ended");
+            },
+            () = shutdown.stopping() => {}
+        }
+    }
+}
+
+/// Serves replicas on the connections that [`serve`] hands over, until the broker stops. Runs on
+/// threads of its own: whatever they have to do, the quorum goes on.
+pub async fn serve_replicas(
+    connections: mpsc::Receiver<Placed>,
+    replication: replication::Replication,
+    shutdown: Shutdown,
+) {
+    let _running = shutdown.register("replication service");
+    let incoming = ReceiverStream::new(connections).map(Connection::rehome);
+    let served = server().add_service(replication.into_server()).serve_with_incoming(incoming);
+    tokio::select! {
+        ended = served => if let Err(error) = ended {
+            tracing::error!(%error, "the replication service ended");
+        },
+        () = shutdown.stopping() => {}
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
         .initial_stream_window_size(http2::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_routes(routes(&door))
-        .serve_with_incoming(incoming);
-    tokio::select! {
-        ended = served => if let Err(error) = ended {
-            tracing::error!(%error, "the internal gRPC service ended");
-        },
-        () = shutdown.stopping() => {}
-    }
 }
 
 fn routes(door: &Door) -> Routes {

@@ -1,0 +1,46 @@
+//! What a leader knows of its followers, for people: metrics, descriptions, explanations. Decides
+//! nothing.
+
+use std::time::Duration;
+
+use riverrun_proto::{ids::BrokerId, offset::Offset};
+
+use super::{Replica, Rules};
+
+/// A follower, as its leader sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowerView {
+    /// Which broker.
+    pub id: BrokerId,
+    /// Whether it counts for what is committed.
+    pub in_isr: bool,
+    /// Whether its subscription is open.
+    pub connected: bool,
+    /// Where its log ended when it last said so; `None`: not heard from in this term.
+    pub log_end: Option<Offset>,
+    /// Up to where that was on its disk.
+    pub flushed_end: Option<Offset>,
+    /// Since when it has not had everything; `None`: it has, or never had in this term.
+    pub behind_for: Option<Duration>,
+}
+
+impl<R: Rules> Replica<R> {
+    /// All followers of a leader, as of `now`; nobody's, for whoever does not lead.
+    pub fn followers(&self, now: Duration) -> Vec<FollowerView> {
+        let Some((leadership, _)) = self.leadership() else { return Vec::new() };
+        let view = |follower: &super::leader::Follower| {
+            let position = follower.ends.map(|(end, flushed)| self.position_of(end, flushed));
+            let has_all = position.is_some_and(|position| position >= self.log.end);
+            let caught_up_at = follower.caught_up_at.filter(|_| !has_all);
+            FollowerView {
+                id: follower.id,
+                in_isr: self.counts_as_member(follower.id),
+                connected: follower.session.is_some(),
+                log_end: follower.ends.map(|(end, _)| end),
+                flushed_end: follower.ends.map(|(_, flushed)| flushed),
+                behind_for: caught_up_at.map(|at| now.saturating_sub(at)),
+            }
+        };
+        leadership.followers.iter().map(view).collect()
+    }
+}
