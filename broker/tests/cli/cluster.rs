@@ -38,7 +38,8 @@ fn three_brokers_by_one_command_keep_what_was_acknowledged_when_one_is_killed() 
     };
     let numbers = |from: u32, to: u32| (from..to).map(|n| format!("{n}\n")).collect::<String>();
     ask(&["produce", "kept"], &numbers(0, 1000)).expect(0);
-    let topic = ask(&["topic", "describe", "kept", "-o", "json"], "").expect(0).json();
+    let topics = ask(&["topic", "describe", "kept", "-o", "json"], "").expect(0).json();
+    let topic = &topics[0];
     assert_eq!(topic["replication_factor"], 3, "{topic}");
 
     // Whoever leads it.
