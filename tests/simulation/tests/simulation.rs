@@ -15,7 +15,7 @@ const QUORUM_SEEDS: u64 = 250;
 /// From here on, for in these everything happens that has to.
 const QUORUM_FROM: u64 = 251;
 /// Every planted bug is found within so many seeds.
-const SEEDS_TO_FIND: u64 = 500;
+const SEEDS_TO_FIND: u64 = 120;
 /// Those of the quorum.
 const QUORUM_SEEDS_TO_FIND: u64 = 60;
 
