@@ -146,8 +146,5 @@ mod tests {
         assert!(dial("no address at all").await.is_err());
         let refused = dial_bulk(&format!("127.0.0.1:{port}")).await.unwrap_err();
         assert!(refused.message().contains(&port.to_string()), "{refused:?}");
-        assert!(is_refused(&format!("127.0.0.1:{port}")).await);
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert!(!is_refused(&listener.local_addr().unwrap().to_string()).await, "it is there");
     }
 }
