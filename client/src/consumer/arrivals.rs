@@ -147,7 +147,10 @@ impl Fetcher {
     fn on_partition_error(&mut self, cell: &Arc<Cell>, key: Key, error: Error) {
         self.stale = true;
         tracing::debug!(partition = %cell.key, %error, "no data");
-        if !error.is_retriable() && error.kind() != ErrorKind::NotLeader {
+        // A leader that does not know the topic may be behind whoever named it as leader. Whether the
+        // topic is gone, or another one now, the metadata says that is asked for next.
+        let elsewhere = matches!(error.kind(), ErrorKind::NotLeader | ErrorKind::UnknownTopic);
+        if !error.is_retriable() && !elsewhere {
             self.fail(cell, error.context(&cell.key));
             return;
         }

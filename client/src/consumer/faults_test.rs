@@ -232,6 +232,16 @@ async fn a_log_cut_below_what_was_read_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_has_not_heard_of_the_topic_yet_is_asked_again() {
+    let (cluster, id, mut consumer) = filled(10, Position::Earliest).await;
+    cluster.faults(|faults| {
+        faults.fetch_errors.insert((id, 0), error(Reason::UnknownTopicId, false, true));
+    });
+    expect(&mut consumer, 0..10).await;
+    assert!(cluster.state().faults.fetch_errors.is_empty(), "it met the error");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_topic_made_anew_is_not_read_silently() {
     let (cluster, _, mut consumer) = filled(10, Position::Earliest).await;
     expect(&mut consumer, 0..10).await;
