@@ -60,7 +60,8 @@ impl<T: Message> Encoder for SizedEncoder<T> {
 
     fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buf.reserve(item.encoded_len());
-        item.encode(buf).expect("the buffer grows as it must");
+        // `encode` would work out the length once more, for an error that a growing buffer never has.
+        item.encode_raw(buf);
         Ok(())
     }
 }
