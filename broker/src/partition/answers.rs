@@ -26,8 +26,14 @@ impl Answers {
     /// Puts answers behind those that were given before. To be called under the partition's lock,
     /// which makes the order.
     pub(super) fn give(&self, answers: &mut Vec<Answer>) {
-        if !answers.is_empty() {
-            self.given.lock().append(answers);
+        if answers.is_empty() {
+            return;
+        }
+        let mut given = self.given.lock();
+        if given.is_empty() {
+            std::mem::swap(&mut *given, answers);
+        } else {
+            given.append(answers);
         }
     }
 
