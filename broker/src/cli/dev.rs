@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 use clap::Args;
 
 use super::{
-    dev_cluster::{BROKERS_MAX, Cluster, FIRST_PORT},
+    dev_cluster::{BROKERS_MAX, Cluster, FIRST_PORT, FIRST_PORT_MAX},
     error::{Failure, Result},
     output, serve,
     session::{self, Session},
@@ -33,17 +33,18 @@ pub(crate) struct DevArgs {
 
     /// Port of the first of several brokers; the others' are ten apart
     #[arg(long, value_name = "PORT", default_value_t = FIRST_PORT)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(FIRST_PORT_MAX)))]
     first_port: u16,
 }
 
 pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
-    if let Some(brokers) = several(session.brokers())? {
-        let (first_port, data_dir, set) = (args.first_port, &args.data_dir, &args.set);
-        return Cluster { brokers, first_port, data_dir, set }.run(session);
-    }
     let Some(data_dir) = args.data_dir.to_str() else {
         return Err(Failure::usage("--data-dir is not UTF-8"));
     };
+    if let Some(brokers) = several(session.brokers())? {
+        let (first_port, set) = (args.first_port, &args.set);
+        return Cluster { brokers, first_port, data_dir, set }.run(session);
+    }
     // Whoever said something about these keys, in the environment or in a flag, wins over `dev`.
     let mut flags = vec![format!("broker.data.dir={data_dir}")];
     for (key, variable, value) in [

@@ -5,7 +5,6 @@ use std::{
     env,
     io::{BufRead, BufReader, Read},
     os::unix::process::{CommandExt, ExitStatusExt},
-    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
@@ -28,6 +27,10 @@ use crate::{clock::Instant, config::GRPC_PORT};
 
 /// Brokers at most: one process each.
 pub(super) const BROKERS_MAX: u16 = 9;
+/// The first port where nobody named one.
+pub(super) const FIRST_PORT: u16 = GRPC_PORT;
+/// So that the last port of the last broker is one.
+pub(super) const FIRST_PORT_MAX: u16 = u16::MAX - (BROKERS_MAX - 1) * PORTS_APART - 2;
 /// Between the ports of one broker and those of the next.
 const PORTS_APART: u16 = 10;
 /// Copies of a topic whose creator named no number, where there are so many brokers.
@@ -44,7 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Cluster<'a> {
     pub(super) brokers: u16,
     pub(super) first_port: u16,
-    pub(super) data_dir: &'a Path,
+    pub(super) data_dir: &'a str,
     /// Further settings.
     pub(super) set: &'a [String],
 }
@@ -193,7 +196,7 @@ impl Cluster<'_> {
     }
 
     fn dir(&self, number: u16) -> String {
-        self.data_dir.join(format!("broker-{number}")).display().to_string()
+        format!("{}/broker-{number}", self.data_dir)
     }
 
     fn welcome(&self, brokers: &[Broker], session: &Session) -> String {
@@ -297,6 +300,3 @@ fn how_it_ended(status: ExitStatus) -> String {
         (None, None) => "has ended".to_owned(),
     }
 }
-
-/// The first port where nobody named one.
-pub(super) const FIRST_PORT: u16 = GRPC_PORT;

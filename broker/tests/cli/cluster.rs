@@ -58,6 +58,18 @@ fn three_brokers_by_one_command_keep_what_was_acknowledged_when_one_is_killed() 
 }
 
 #[test]
+fn ports_that_are_none_are_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for port in ["65535", "0"] {
+        let dev = ["dev", "--brokers", "3", "--first-port", port, "--data-dir"];
+        let dev: Vec<_> = dev.into_iter().chain(data.to_str()).collect();
+        riverrun(&dev).expect(2).says(&["--first-port", port]);
+        assert!(!data.exists());
+    }
+}
+
+#[test]
 fn a_port_that_is_taken_ends_all_of_them_with_advice() {
     let (dir, port) = (tempfile::tempdir().unwrap(), first_port(1));
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port + 11)).unwrap();
