@@ -88,7 +88,7 @@ impl ReplicationMetrics {
     }
 
     /// Registers `riverrun_replication_lag_{records,seconds}{topic,partition,follower}` of at most
-    /// `max` followers. `read` is asked at every scrape.
+    /// `max` followers, and `riverrun_replication_series_left_out`. `read` is asked at every scrape.
     pub fn watch_followers<I>(
         registry: &Registry,
         max: u32,
@@ -97,7 +97,11 @@ impl ReplicationMetrics {
         I: IntoIterator<Item = FollowerSample> + 'static,
     {
         let max = usize::try_from(max).unwrap_or(usize::MAX);
-        let read = move || read().into_iter().take(max).collect();
+        let read = move || {
+            let mut samples = read().into_iter();
+            let shown = samples.by_ref().take(max).collect();
+            (shown, samples.count() as u64)
+        };
         registry.collect("replication", Followers(Box::new(read)));
     }
 
@@ -111,7 +115,10 @@ impl ReplicationMetrics {
     }
 }
 
-struct Followers(Box<dyn Fn() -> Vec<FollowerSample> + Send + Sync>);
+/// What is shown, and how many are not.
+type Shown = (Vec<FollowerSample>, u64);
+
+struct Followers(Box<dyn Fn() -> Shown + Send + Sync>);
 
 struct Cluster(Box<dyn Fn() -> ClusterSample + Send + Sync>);
 
@@ -129,7 +136,7 @@ impl fmt::Debug for Cluster {
 
 impl Collector for Followers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let samples = (self.0)();
+        let (samples, left_out) = (self.0)();
         type Column = (&'static str, &'static str, fn(&FollowerSample) -> u64);
         let columns: [Column; 2] = [
             (
@@ -147,7 +154,9 @@ impl Collector for Followers {
             let series = samples.iter().map(|sample| (labels(sample), value(sample)));
             encode_gauges(&mut encoder, Family { name, help, unit: None }, series)?;
         }
-        Ok(())
+        let help = "Followers without metrics, past telemetry.metrics.partition.series.max";
+        let family = Family { name: "replication_series_left_out", help, unit: None };
+        encode_gauge(&mut encoder, family, left_out)
     }
 }
 
@@ -231,6 +240,7 @@ mod tests {
             "riverrun_leadership_changes_total 2",
             "riverrun_replication_lag_records{topic=\"orders\",partition=\"1\",follower=\"2\"} 17",
             "riverrun_replication_lag_seconds{topic=\"orders\",partition=\"1\",follower=\"3\"} 3",
+            "riverrun_replication_series_left_out 5",
             "riverrun_cluster_brokers 3",
             "riverrun_cluster_fenced_brokers 1",
             "riverrun_cluster_topics 2",

@@ -123,8 +123,8 @@ impl Inside {
 
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bound on connections is shown in `bounds` before the future that serves is run. Connections
-/// of replicas are handed to `bulk`.
+/// Its bounds are shown in `bounds` before the future that serves is run. Connections of replicas are
+/// handed to `bulk`.
 pub fn serve(
     listener: TcpListener,
     door: Door,
@@ -132,6 +132,7 @@ pub fn serve(
     bulk: mpsc::Sender<Placed>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
+    let bulk = lanes::Bulk::new(bulk, bounds);
     async move {
         let shutdown = door.shutdown.clone();
         let _running = shutdown.register("internal service");
