@@ -13,6 +13,7 @@ const PROTOS: &[&str] = &[
     "riverrun/v1/consume_service.proto",
     "riverrun/v1/error.proto",
     "riverrun/v1/metadata_service.proto",
+    "riverrun/v1/partition_service.proto",
     "riverrun/v1/produce_service.proto",
     "riverrun/v1/record.proto",
 ];

@@ -300,11 +300,18 @@ const fn kind_of(reason: Reason) -> ErrorKind {
         | Reason::InvalidTimestamp
         | Reason::InvalidPartitions
         | Reason::InvalidReplicationFactor
+        | Reason::InvalidReplicaAssignment
         | Reason::InvalidConfig
         | Reason::InvalidRequest
         | Reason::InvalidRecord
         | Reason::UnsupportedCompressionType => ErrorKind::InvalidArgument,
-        Reason::UnknownServerError | Reason::PolicyViolation => ErrorKind::Broker,
+        Reason::UnknownServerError
+        | Reason::PolicyViolation
+        | Reason::PreferredLeaderNotAvailable
+        | Reason::EligibleLeadersNotAvailable
+        | Reason::ElectionNotNeeded
+        | Reason::NoReassignmentInProgress
+        | Reason::BrokerIdNotRegistered => ErrorKind::Broker,
     }
 }
 

@@ -72,9 +72,11 @@ pub use self::producer::simulation;
 pub use self::{
     address::{Address, DEFAULT_PORT},
     admin::{
-        Admin, AlterConfigs, BrokerPresence, BrokerState, ClusterDescription, ConfigEntry,
-        CreateTopic, ListedOffset, PartitionOffsets, QuorumNode, QuorumRole, TopicDescription,
-        TopicPage,
+        Admin, AlterConfigs, Behind, BrokerPresence, BrokerState, ClusterDescription, ConfigEntry,
+        CreateTopic, Election, Explanation, FollowerState, Hindrance, LeaderState, ListedOffset,
+        MovePlan, NoLeader, PartitionCounts, PartitionDescription, PartitionFilter,
+        PartitionOffsets, PartitionPage, PartitionReport, PlannedMove, QuorumNode, QuorumRole,
+        ReplicaState, TopicDescription, TopicPage,
     },
     client::{Client, ClientBuilder},
     config::{Acks, Durability},

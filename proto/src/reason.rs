@@ -77,6 +77,8 @@ reasons! {
     InvalidPartitions = "INVALID_PARTITIONS", 37, InvalidArgument;
     /// An impossible replication factor.
     InvalidReplicationFactor = "INVALID_REPLICATION_FACTOR", 38, InvalidArgument;
+    /// Brokers that cannot be the replicas of a partition.
+    InvalidReplicaAssignment = "INVALID_REPLICA_ASSIGNMENT", 39, InvalidArgument;
     /// An unknown configuration key or a value out of bounds.
     InvalidConfig = "INVALID_CONFIG", 40, InvalidArgument;
     /// This broker is not the active controller.
@@ -99,6 +101,14 @@ reasons! {
     UnsupportedCompressionType = "UNSUPPORTED_COMPRESSION_TYPE", 76, InvalidArgument;
     /// The high watermark is not known yet in this leader epoch.
     OffsetNotAvailable = "OFFSET_NOT_AVAILABLE", 78, Unavailable;
+    /// The preferred leader is not in sync, or not there.
+    PreferredLeaderNotAvailable = "PREFERRED_LEADER_NOT_AVAILABLE", 80, FailedPrecondition;
+    /// The replica that was asked for may not lead now.
+    EligibleLeadersNotAvailable = "ELIGIBLE_LEADERS_NOT_AVAILABLE", 83, FailedPrecondition;
+    /// It leads already, or there is a leader where only a partition without one could be helped.
+    ElectionNotNeeded = "ELECTION_NOT_NEEDED", 84, FailedPrecondition;
+    /// There is no change of replicas to cancel.
+    NoReassignmentInProgress = "NO_REASSIGNMENT_IN_PROGRESS", 85, FailedPrecondition;
     /// A record that cannot be stored.
     InvalidRecord = "INVALID_RECORD", 87, InvalidArgument;
     /// A budget or quota is used up.
@@ -107,6 +117,8 @@ reasons! {
     ProducerFenced = "PRODUCER_FENCED", 90, FailedPrecondition;
     /// The topic was deleted, or deleted and made anew.
     UnknownTopicId = "UNKNOWN_TOPIC_ID", 100, NotFound;
+    /// No broker of that id is registered.
+    BrokerIdNotRegistered = "BROKER_ID_NOT_REGISTERED", 102, NotFound;
     /// Stored bytes that are not what was written; the next offset lies past them.
     CorruptRecord = "CORRUPT_RECORD", 2, DataLoss;
     /// The disk is full; the partition takes writes again when space returns.

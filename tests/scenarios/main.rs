@@ -14,6 +14,7 @@ mod idempotence;
 mod network;
 mod nodes;
 mod observing;
+mod operating;
 mod overload;
 mod python;
 mod quorum;

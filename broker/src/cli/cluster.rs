@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::{
     error::Result,
+    health::{self, HealthArgs},
+    moving::{Moving, MovingArgs, print_plan},
     output::{self, Align, OutputArgs, Stdout},
     session::Session,
 };
@@ -16,10 +18,12 @@ use super::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     Status(ShowArgs),
+    Health(HealthArgs),
     Brokers(BrokersArgs),
     Quorum(QuorumArgs),
     AddVoter(AddVoterArgs),
     RemoveVoter(RemoveVoterArgs),
+    Rebalance(RebalanceArgs),
 }
 
 /// Show whether the cluster is well, and what is not
@@ -85,11 +89,34 @@ pub(crate) struct RemoveVoterArgs {
     output: OutputArgs,
 }
 
+/// Spread replicas over brokers and racks, with as few moves as that takes
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  riverrun cluster rebalance --dry-run
+  riverrun cluster rebalance
+
+After a broker was added it gets its share, and nothing else moves. Nothing stays on brokers that are
+drained. It may be broken off; the same command goes on.")]
+pub(crate) struct RebalanceArgs {
+    /// Show the plan, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    moving: MovingArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
 pub(crate) async fn run(command: ClusterCommand, session: &Session) -> Result<()> {
     session.knock().await?;
     let client = session.client().await?;
     match command {
         ClusterCommand::Status(args) => status(&args, &client, session).await,
+        ClusterCommand::Health(args) => health::run(&args, &session.admin(&client), session).await,
+        ClusterCommand::Rebalance(args) => rebalance(&args, &client, session).await,
         ClusterCommand::Brokers(args) => {
             let cluster = session.admin(&client).describe_cluster().await?;
             print_brokers(&cluster.brokers, args.output)
@@ -110,6 +137,21 @@ pub(crate) async fn run(command: ClusterCommand, session: &Session) -> Result<()
             print_nodes(&nodes, None, args.output)
         }
     }
+}
+
+async fn rebalance(args: &RebalanceArgs, client: &Client, session: &Session) -> Result<()> {
+    let admin = session.admin(client);
+    if args.dry_run {
+        return print_plan(&admin.plan_moves(None, 0).await?, args.output);
+    }
+    let moved = Moving { admin: &admin, session, off: None }.carry_out(args.moving).await?;
+    let mut out = Stdout::lock();
+    if args.output.is_json() {
+        out.json(&json!({ "moved": moved }))?;
+    } else {
+        out.line(format_args!("{} moved", output::counted(moved as u64, "partition")))?;
+    }
+    out.flush()
 }
 
 async fn status(args: &ShowArgs, client: &Client, session: &Session) -> Result<()> {
@@ -185,7 +227,7 @@ fn findings(cluster: &ClusterDescription) -> Vec<String> {
     findings
 }
 
-fn print_brokers(brokers: &[BrokerState], args: OutputArgs) -> Result<()> {
+pub(super) fn print_brokers(brokers: &[BrokerState], args: OutputArgs) -> Result<()> {
     let mut out = Stdout::lock();
     if args.is_json() {
         out.json(&brokers.iter().map(broker_json).collect::<Vec<_>>())?;
@@ -204,7 +246,7 @@ fn print_brokers(brokers: &[BrokerState], args: OutputArgs) -> Result<()> {
     let row = |broker: &BrokerState| {
         vec![
             broker.id.to_string(),
-            presence(broker.presence).to_owned(),
+            state(broker),
             broker.address.clone(),
             broker.internal_address.clone(),
             broker.rack.clone().unwrap_or_default(),
@@ -231,10 +273,16 @@ fn print_nodes(nodes: &[QuorumNode], leader: Option<BrokerId>, args: OutputArgs)
     out.flush()
 }
 
+fn state(broker: &BrokerState) -> String {
+    let drained = if broker.draining { ", drained" } else { "" };
+    format!("{}{drained}", presence(broker.presence))
+}
+
 fn broker_json(broker: &BrokerState) -> Value {
     json!({
         "broker": broker.id.0,
         "state": presence(broker.presence),
+        "draining": broker.draining,
         "address": broker.address,
         "internal_address": broker.internal_address,
         "rack": broker.rack,

@@ -6,22 +6,28 @@
 //! quietly; Ctrl-C ends it in order.
 
 mod acknowledged;
+mod broker;
 mod cluster;
 mod completions;
+mod confirm;
 mod consume;
 mod consume_range;
 mod demo;
 mod dev;
 mod dev_cluster;
 mod error;
+mod explain;
 mod format;
+mod health;
 mod input;
 mod interrupt;
 mod json_record;
 mod lines;
 mod log;
+mod moving;
 mod offset_spec;
 mod output;
+mod partition;
 mod produce;
 mod serve;
 mod session;
@@ -91,7 +97,12 @@ enum Command {
     #[command(subcommand)]
     Topic(topic::TopicCommand),
     #[command(subcommand)]
+    Partition(partition::PartitionCommand),
+    Explain(explain::ExplainArgs),
+    #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    #[command(subcommand)]
+    Broker(broker::BrokerCommand),
     Produce(produce::ProduceArgs),
     Consume(consume::ConsumeArgs),
     #[command(subcommand)]
@@ -122,8 +133,11 @@ impl Cli {
             Command::Serve(args) => serve::run(&args, &session),
             Command::Dev(args) => dev::run(&args, &session),
             Command::Demo(args) => demo::run(&args, &session),
+            Command::Broker(command) => block_on(broker::run(command, &session)),
             Command::Cluster(command) => block_on(cluster::run(command, &session)),
             Command::Topic(command) => block_on(topic::run(command, &session)),
+            Command::Partition(command) => block_on(partition::run(command, &session)),
+            Command::Explain(args) => block_on(explain::run(args, &session)),
             Command::Produce(args) => block_on(produce::run(args, &session)),
             Command::Consume(args) => block_on(consume::run(args, &session)),
             Command::Log(command) => log::run(&command, &session),

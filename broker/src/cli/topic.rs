@@ -1,12 +1,11 @@
 //! `riverrun topic`: create, list, describe, alter and delete topics.
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use clap::{Args, Subcommand};
 use riverrun_client::{Client, Topic, TopicDescription};
 use serde_json::{Value, json};
 
 use super::{
+    confirm::confirm,
     error::{Failure, Result},
     output::{self, Align, OutputArgs, Stdout, count},
     session::Session,
@@ -394,7 +393,9 @@ async fn delete(args: DeleteArgs, client: &Client, session: &Session) -> Result<
         }
         if !args.yes {
             out.flush()?;
-            confirm(&format!("Delete topic {name} ({lost}) for good?"))?;
+            let question = format!("Delete topic {name} ({lost}) for good?");
+            confirm(&question, "deleting", "not deleted")
+                .map_err(|failure| failure.advise("see what would be deleted: --dry-run"))?;
         }
         // By its id: a topic that was made anew meanwhile is another one.
         let deleted = session.admin(client).delete_topic_by_id(&**name, topic.topic.id).await;
@@ -404,23 +405,6 @@ async fn delete(args: DeleteArgs, client: &Client, session: &Session) -> Result<
         out.line(format_args!("{name} deleted: {lost}"))?;
     }
     out.flush()
-}
-
-/// Asks on the terminal. Anything but yes is no.
-fn confirm(question: &str) -> Result<()> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("deleting needs a yes and there is no terminal to ask on")
-            .advise("say it beforehand: --yes")
-            .advise("see what would be deleted: --dry-run"));
-    }
-    let mut answer = String::new();
-    eprint!("{question} [y/N] ");
-    let read = io::stderr().flush().and_then(|()| io::stdin().read_line(&mut answer));
-    read.map_err(|e| Failure::io("cannot ask", &e))?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(Failure::failed("not deleted")),
-    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -8,10 +8,11 @@ use riverrun_proto::ids::BrokerId;
 
 use super::{LocalOptions, MetaQuorum, golden_test as golden};
 use crate::metadata::{
-    Command, FeatureLevel, MetadataImage, MetadataOffset, Partition, Presence,
+    Command, FeatureLevel, FeatureRange, MetadataImage, MetadataOffset, Partition, Presence,
     command::Choice,
     test_support::{
-        alter_isr, cancel, create, elect, first_of, join, level_1, level_2, reassign, stand,
+        self as support, alter_isr, cancel, create, elect, first_of, level_1, level_2, reassign,
+        stand,
     },
 };
 
@@ -60,6 +61,15 @@ impl History {
         let isr: Vec<_> = isr.iter().map(|id| (id.0, Some(self.epoch(*id)))).collect();
         self.is(alter_isr(topic, (leader.0, self.epoch(leader)), self.epochs(topic), &isr));
     }
+}
+
+/// As the first binary that knew clusters described itself.
+fn join(broker: u32, incarnation: u8, whole_since: Option<i64>) -> Command {
+    let Command::JoinBroker(mut join) = support::join(broker, incarnation, whole_since) else {
+        unreachable!()
+    };
+    join.registration.features = FeatureRange { min: FeatureLevel::V1, max: FeatureLevel::V2 };
+    Command::JoinBroker(join)
 }
 
 fn topic(n: u8, text: &str, replicas: &[u32], min_isr: u32) -> Command {

@@ -6,8 +6,11 @@ use riverrun_proto::ids::TopicId;
 use thiserror::Error;
 
 use super::{
+    brokers::BrokerError,
     error::QuorumError,
+    partitions::PartitionError,
     quorum::MetaQuorum,
+    raft::ChangeError,
     topics::{self, ConfigChanges, NewTopic, TopicError, TopicPolicy, TopicRef},
 };
 use crate::metadata::{Command, MetadataImage, Rejection, Reply, Topic};
@@ -38,6 +41,15 @@ pub enum ControllerError {
     /// It cannot be. Definite.
     #[error(transparent)]
     Topic(#[from] TopicError),
+    /// It cannot be. Definite.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// It cannot be. Definite.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Who is sent the metadata could not be changed.
+    #[error(transparent)]
+    Voters(#[from] ChangeError),
     /// It could not be written.
     #[error(transparent)]
     Quorum(#[from] QuorumError),
@@ -47,7 +59,8 @@ impl ControllerError {
     /// Whether the same request may succeed later.
     pub const fn is_retriable(&self) -> bool {
         match self {
-            Self::Topic(_) => false,
+            Self::Topic(_) | Self::Partition(_) | Self::Broker(_) => false,
+            Self::Voters(error) => !matches!(error, ChangeError::Refused(_)),
             Self::Quorum(error) => error.is_retriable(),
         }
     }
@@ -55,7 +68,8 @@ impl ControllerError {
     /// Whether it is certain that nothing changed.
     pub const fn is_definite(&self) -> bool {
         match self {
-            Self::Topic(_) => true,
+            Self::Topic(_) | Self::Partition(_) | Self::Broker(_) => true,
+            Self::Voters(error) => !matches!(error, ChangeError::OutcomeUnknown(_)),
             Self::Quorum(error) => error.is_definite(),
         }
     }
@@ -131,16 +145,16 @@ impl Controller {
     /// Decides on the newest image and proposes; decides again where the image has moved on. So a
     /// request that lost a race is answered as if it had come later, and one that comes to a node
     /// behind the others is not judged by what there was long ago.
-    async fn carry_out(
+    pub(super) async fn carry_out<E: Into<ControllerError>>(
         &self,
         mode: Mode,
-        decide: impl Fn(&MetadataImage) -> Result<Command, TopicError>,
+        decide: impl Fn(&MetadataImage) -> Result<Command, E>,
     ) -> Result<Reply, ControllerError> {
         self.catch_up().await?;
         let mut lost: Option<Rejection> = None;
         for _ in 0..ATTEMPTS {
             let image = self.quorum.image();
-            let command = decide(&image)?;
+            let command = decide(&image).map_err(Into::into)?;
             if mode == Mode::ValidateOnly {
                 let would_be = image.apply(image.offset().next(), &command);
                 return would_be.outcome.map_err(|why| QuorumError::Rejected(why).into());
@@ -167,7 +181,7 @@ impl Reply {
 }
 
 /// A bug, if it ever happens: the command was applied, the answer is another's.
-fn unexpected(reply: &Reply) -> ControllerError {
+pub(super) fn unexpected(reply: &Reply) -> ControllerError {
     QuorumError::OutcomeUnknown(format!("it was answered with {reply:?}")).into()
 }
 

@@ -12,7 +12,8 @@
 //! | file | what |
 //! |---|---|
 //! | [`handle`] | [`Controller`]: create, delete, grow, alter |
-//! | [`topics`], [`placement`] | what is decided, pure |
+//! | `operate` | [`Controller`]: elections, changes of replicas, brokers drained and removed |
+//! | [`topics`], [`partitions`], [`brokers`], [`placement`], [`moves`], [`leaders`] | what is decided, pure |
 //! | [`producer_ids`] | producer ids in blocks |
 //! | [`quorum`] | [`MetaQuorum`]: what any quorum does for us |
 //! | [`raft`] | [`RaftQuorum`](raft::RaftQuorum): a node of the quorum, which may be all there is of it |
@@ -35,6 +36,7 @@
 
 pub mod addresses;
 mod applied;
+pub mod brokers;
 pub mod cluster;
 pub mod error;
 mod frame;
@@ -43,10 +45,14 @@ mod golden_cluster_test;
 #[cfg(test)]
 mod golden_test;
 pub mod handle;
+pub mod leaders;
 pub mod liveness;
 #[cfg(test)]
 pub(crate) mod local;
 pub mod meta_properties;
+pub mod moves;
+mod operate;
+pub mod partitions;
 pub mod placement;
 pub mod producer_ids;
 pub mod quorum;

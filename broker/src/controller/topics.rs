@@ -17,7 +17,7 @@ use super::placement::place;
 use crate::{
     config::{BrokerConfig, Problems, TopicDefaults, TopicOverrides},
     metadata::{
-        Broker, Command, MetadataImage, Presence, Topic,
+        Broker, Command, MetadataImage, Topic,
         command::{AlterTopicConfigs, CreatePartitions, CreateTopic, DeleteTopic},
         partition::REPLICATION_FACTOR_MAX,
     },
@@ -153,7 +153,7 @@ impl Away {
             Self(0) => String::new(),
             Self(away) => {
                 format!(
-                    " that are there; {away} more are known and do not answer: start them first"
+                    " that are there; {away} more are known and fenced or drained: start them first"
                 )
             }
         }
@@ -180,8 +180,8 @@ impl TopicPolicy {
     ) -> Result<Vec<Vec<BrokerId>>, TopicError> {
         // Whoever is away, or about to go, gets nothing new: a copy there would be missing from the
         // first record on.
-        let active = |broker: &&Arc<Broker>| broker.presence == Presence::Active;
-        let brokers: Vec<_> = image.brokers().filter(active).map(|broker| broker.id).collect();
+        let takes_more = |broker: &&Arc<Broker>| broker.takes_more();
+        let brokers: Vec<_> = image.brokers().filter(takes_more).map(|broker| broker.id).collect();
         if !(1..=brokers.len().min(REPLICATION_FACTOR_MAX)).contains(&replication_factor) {
             let away = Away(image.brokers().len() - brokers.len());
             let asked = u32::try_from(replication_factor).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@ use riverrun_proto::limits::TOPIC_NAME_CHARS_MAX;
 
 use super::*;
 use crate::metadata::{
-    TopicVersion,
+    Presence, TopicVersion,
     test_support::{
         after, apply, configs, create, level_1, level_2, name, register, stand, topic_id,
     },

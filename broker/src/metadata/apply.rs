@@ -57,6 +57,8 @@ impl MetadataImage {
             Command::ElectLeader(command) => self.elect_leader(command, deltas),
             Command::Reassign(command) => self.reassign(command, deltas),
             Command::CancelReassignment(command) => self.cancel_reassignment(command, deltas),
+            Command::SetDraining(command) => self.set_draining(command, deltas),
+            Command::RemoveBroker(command) => self.remove_broker(command, deltas),
         }
     }
 
@@ -129,6 +131,7 @@ impl MetadataImage {
             rack: command.rack.clone(),
             features: command.features,
             presence,
+            draining: self.broker(command.broker).is_some_and(|known| known.draining),
         };
         if let Some(known) = self.broker(command.broker) {
             if known.incarnation == command.incarnation {

@@ -31,9 +31,16 @@ pub struct Broker {
     pub features: FeatureRange,
     /// Whether it takes part.
     pub presence: Presence,
+    /// Whether it is given nothing new, and hands over what it leads.
+    pub draining: bool,
 }
 
 impl Broker {
+    /// Whether it may be given something to lead, and new copies.
+    pub fn takes_more(&self) -> bool {
+        self.presence == Presence::Active && !self.draining
+    }
+
     /// The endpoint of a listener.
     pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.listener == listener)

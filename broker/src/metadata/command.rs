@@ -47,6 +47,10 @@ pub enum Command {
     Reassign(Reassign),
     /// Goes back to the replicas from before.
     CancelReassignment(CancelReassignment),
+    /// Keeps a broker from being given anything new, or no longer.
+    SetDraining(SetDraining),
+    /// Forgets a broker.
+    RemoveBroker(RemoveBroker),
 }
 
 impl Command {
@@ -66,6 +70,7 @@ impl Command {
             | Self::ElectLeader(_)
             | Self::Reassign(_)
             | Self::CancelReassignment(_) => FeatureLevel::V2,
+            Self::SetDraining(_) | Self::RemoveBroker(_) => FeatureLevel::V3,
         }
     }
 }
@@ -235,4 +240,22 @@ pub struct CancelReassignment {
     pub partition: TopicPartition,
     /// Its version, or this is rejected.
     pub expected: PartitionEpoch,
+}
+
+/// See [`Command::SetDraining`]. Says nothing of a run: it holds over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetDraining {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// Whether it is, from now on.
+    pub draining: bool,
+}
+
+/// See [`Command::RemoveBroker`]. Only a fenced broker without replicas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RemoveBroker {
+    /// Which broker.
+    pub broker: BrokerId,
+    /// The run that is gone; a later one stays.
+    pub broker_epoch: BrokerEpoch,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use riverrun_proto::ids::{PartitionIndex, TopicPartition};
+use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicPartition};
 
 use super::{Broker, FeatureLevel, MetadataImage, Partition, Topic};
 
@@ -14,6 +14,8 @@ pub enum Delta {
     FeatureLevelChanged(FeatureLevel),
     /// A broker registered, or registered anew, or stands differently now.
     BrokerRegistered(Arc<Broker>),
+    /// A broker is forgotten; it had nothing.
+    BrokerRemoved(BrokerId),
     /// A topic with all its partitions.
     TopicCreated(Arc<Topic>),
     /// Partitions from `first` on are new.
@@ -53,6 +55,8 @@ impl Delta {
                 deltas.push(Self::BrokerRegistered(Arc::clone(broker)));
             }
         }
+        let removed = old.brokers().filter(|broker| new.broker(broker.id).is_none());
+        deltas.extend(removed.map(|broker| Self::BrokerRemoved(broker.id)));
         // Deletions first: they free the names that creations may use.
         for topic in old.topics() {
             if new.topic_by_id(topic.id).is_none() {

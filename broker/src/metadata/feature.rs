@@ -17,8 +17,10 @@ impl FeatureLevel {
     pub const V1: Self = Self(1);
     /// Clusters: brokers that come and go, elections, reassignments.
     pub const V2: Self = Self(2);
+    /// Brokers that are drained and removed.
+    pub const V3: Self = Self(3);
     /// The highest this binary knows.
-    pub const LATEST: Self = Self::V2;
+    pub const LATEST: Self = Self::V3;
     /// What a new log begins at. A broker alone needs no more, and an older binary can still read it;
     /// whoever makes a cluster of it raises it.
     pub const INITIAL: Self = Self::V1;

@@ -55,6 +55,8 @@ pub enum Reply {
     Topic(Arc<Topic>),
     /// The topic is gone.
     TopicDeleted,
+    /// The broker is forgotten.
+    BrokerRemoved,
     /// The partition as it now is.
     Partition(Partition),
     /// A block that nobody else has.
@@ -147,6 +149,10 @@ impl MetadataImage {
 
     pub(super) fn put_broker(&mut self, broker: Arc<Broker>) {
         self.brokers.insert_mut(broker.id, broker);
+    }
+
+    pub(super) fn forget_broker(&mut self, id: BrokerId) {
+        self.brokers.remove_mut(&id);
     }
 
     /// Adds a topic, or replaces the one with its id, whose name must be the same.

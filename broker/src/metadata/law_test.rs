@@ -27,6 +27,8 @@ enum Op {
     Elect { id: u8, late: i32, choice: Choice },
     Reassign { id: u8, late: i32, to: Vec<u32> },
     Cancel { id: u8, late: i32 },
+    Drain { broker: u32, draining: bool },
+    Remove { broker: u32, late: i64 },
 }
 
 fn cluster_op() -> impl Strategy<Value = Op> {
@@ -51,6 +53,9 @@ fn cluster_op() -> impl Strategy<Value = Op> {
         2 => (0..8_u8, late(), vec(1..5_u32, 0..4))
             .prop_map(|(id, late, to)| Op::Reassign { id, late, to }),
         1 => (0..8_u8, late()).prop_map(|(id, late)| Op::Cancel { id, late }),
+        1 => (1..5_u32, any::<bool>()).prop_map(|(broker, draining)| Op::Drain { broker, draining }),
+        2 => (1..5_u32, prop_oneof![5 => Just(0), 1 => Just(-1)])
+            .prop_map(|(broker, late)| Op::Remove { broker, late }),
     ]
 }
 
@@ -130,6 +135,8 @@ fn command(op: &Op, image: &MetadataImage) -> Command {
         Op::Elect { id, late, choice } => elect(*id, version_of(image, *id) + late, *choice),
         Op::Reassign { id, late, to } => reassign(*id, version_of(image, *id) + late, to),
         Op::Cancel { id, late } => cancel(*id, version_of(image, *id) + late),
+        Op::Drain { broker, draining } => drain(*broker, *draining),
+        Op::Remove { broker, late } => remove(*broker, (run_of(image, *broker) + late).max(0)),
     }
 }
 
@@ -175,6 +182,9 @@ impl Shadow {
                 Delta::BrokerRegistered(broker) => {
                     self.brokers.insert(broker.id, Broker::clone(broker));
                 }
+                Delta::BrokerRemoved(id) => {
+                    assert!(self.brokers.remove(id).is_some(), "removed twice");
+                }
                 Delta::TopicCreated(topic) => self.create(topic),
                 Delta::PartitionsCreated { topic, first } => {
                     let known = &mut self.topics.get_mut(&topic.id).unwrap().2;
@@ -209,7 +219,10 @@ fn check_step(before: &MetadataImage, command: &Command, applied: &Applied) {
         assert!(applied.deltas.is_empty());
     }
     for old in before.brokers() {
-        assert!(after.broker(old.id).unwrap().epoch >= old.epoch);
+        match after.broker(old.id) {
+            Some(new) => assert!(new.epoch >= old.epoch),
+            None => assert!(matches!(command, Command::RemoveBroker(_)), "{command:?}"),
+        }
     }
     for old in before.topics() {
         let Some(new) = after.topic_by_id(old.id) else {
@@ -250,7 +263,7 @@ proptest! {
     ) {
         let mut image = after(&[level_1(), register(1, 200), register(2, 201), register(3, 202)]);
         if is_cluster {
-            image = apply(&image, &level_2()).image;
+            image = apply(&apply(&image, &level_2()).image, &level_3()).image;
         }
         let start = image.clone();
         let mut shadow = Shadow::of(&image);
@@ -326,6 +339,7 @@ fn the_difference_names_each_change() {
         .map(|delta| match delta {
             Delta::FeatureLevelChanged(_) => "level".to_owned(),
             Delta::BrokerRegistered(broker) => format!("broker {}", broker.id),
+            Delta::BrokerRemoved(id) => format!("removed {id}"),
             Delta::TopicCreated(topic) => format!("created {}", topic.id),
             Delta::PartitionsCreated { topic, first } => format!("grown {} {first}", topic.name),
             Delta::TopicConfigChanged(topic) => format!("configs {}", topic.name),

@@ -30,6 +30,7 @@
 
 mod apply;
 mod apply_cluster;
+mod apply_drain;
 pub mod broker;
 pub mod command;
 pub mod decision;
@@ -51,6 +52,7 @@ pub(crate) mod test_support;
 pub mod topic;
 mod wire;
 mod wire_cluster;
+mod wire_drain;
 
 pub use broker::{Broker, Endpoint};
 pub use command::Command;

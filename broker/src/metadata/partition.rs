@@ -67,6 +67,24 @@ impl Partition {
         }
     }
 
+    /// Brokers that are to have a copy once what is under way is done; the first is preferred.
+    pub fn assigned(&self) -> &[BrokerId] {
+        self.reassignment.as_ref().map_or(&self.replicas, |reassignment| &reassignment.to)
+    }
+
+    /// Replicas that are coming, for a reassignment that is under way.
+    pub fn adding(&self) -> impl Iterator<Item = BrokerId> {
+        let under_way = self.reassignment.iter();
+        under_way.flat_map(|r| r.to.iter().filter(|id| !r.from.contains(id)).copied())
+    }
+
+    /// Whether a replica is not in sync, other than those that are only just coming.
+    pub fn is_under_replicated(&self) -> bool {
+        self.replicas
+            .iter()
+            .any(|id| !self.isr.contains(id) && !self.adding().any(|new| new == *id))
+    }
+
     /// The same leader (or lack of one) in a new leadership term.
     pub(super) fn next_term(&self) -> Self {
         Self {

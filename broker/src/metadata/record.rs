@@ -19,6 +19,8 @@
 //! | 11 | 1 | [`ElectLeader`](Command::ElectLeader) | 2 |
 //! | 12 | 1 | [`Reassign`](Command::Reassign) | 2 |
 //! | 13 | 1 | [`CancelReassignment`](Command::CancelReassignment) | 2 |
+//! | 14 | 1 | [`SetDraining`](Command::SetDraining) | 3 |
+//! | 15 | 1 | [`RemoveBroker`](Command::RemoveBroker) | 3 |
 //!
 //! Numbers are never used again. Bytes that say more than this binary understands are refused, field
 //! by field: protobuf's habit of skipping unknown fields would make this node compute another image
@@ -38,6 +40,7 @@ use super::{
     wire_cluster::{
         AlterIsrV1, CancelReassignmentV1, ElectLeaderV1, JoinBrokerV1, ReassignV1, SetPresenceV1,
     },
+    wire_drain::{RemoveBrokerV1, SetDrainingV1},
 };
 
 /// Bytes of one record. The largest command, a topic of ten thousand partitions with fifteen
@@ -59,6 +62,8 @@ const ALTER_ISR: u16 = 10;
 const ELECT_LEADER: u16 = 11;
 const REASSIGN: u16 = 12;
 const CANCEL_REASSIGNMENT: u16 = 13;
+const SET_DRAINING: u16 = 14;
+const REMOVE_BROKER: u16 = 15;
 
 /// A record that this binary cannot, or must not, apply. Not a rejection: other nodes may well
 /// understand it, so whoever reads it stops here.
@@ -123,6 +128,8 @@ pub fn encode(command: &Command) -> Result<Bytes, RecordError> {
         Command::CancelReassignment(c) => {
             bytes(CANCEL_REASSIGNMENT, &CancelReassignmentV1::from(c))
         }
+        Command::SetDraining(c) => bytes(SET_DRAINING, &SetDrainingV1::from(c)),
+        Command::RemoveBroker(c) => bytes(REMOVE_BROKER, &RemoveBrokerV1::from(c)),
     }
 }
 
@@ -150,6 +157,8 @@ pub fn decode(record: &[u8]) -> Result<Command, RecordError> {
         ELECT_LEADER => command::<ElectLeaderV1>,
         REASSIGN => command::<ReassignV1>,
         CANCEL_REASSIGNMENT => command::<CancelReassignmentV1>,
+        SET_DRAINING => command::<SetDrainingV1>,
+        REMOVE_BROKER => command::<RemoveBrokerV1>,
         _ => return Err(RecordError::UnknownKind(kind)),
     };
     match version {

@@ -159,6 +159,20 @@ pub enum Rejection {
          is not in sync; only a partition without a leader can have one that may lack records"
     )]
     NoElection(TopicPartition),
+    /// It is there, and would only register again.
+    #[error("{0:?} is there; stop it, and wait until it is fenced")]
+    BrokerIsThere(BrokerId),
+    /// It is still to have copies.
+    #[error(
+        "{broker:?} still has replicas of {replicas} partitions; move them first: riverrun broker \
+         drain {} --replicas", .broker.0
+    )]
+    BrokerHasReplicas {
+        /// Which broker.
+        broker: BrokerId,
+        /// Of how many partitions.
+        replicas: usize,
+    },
     /// Zero, or too many.
     #[error("a block has 1 to {PRODUCER_ID_BLOCK_MAX} producer ids, not {0}")]
     ProducerIdCount(u32),
@@ -201,6 +215,8 @@ impl Rejection {
             | Self::UnknownPartition(_)
             | Self::Reassignment(_)
             | Self::NoElection(_)
+            | Self::BrokerIsThere(_)
+            | Self::BrokerHasReplicas { .. }
             | Self::PartitionCount(_)
             | Self::Assignment { .. }
             | Self::MinIsr { .. }

@@ -13,13 +13,16 @@ use super::{
     record::strict,
     wire::{BadField, ImageV1},
     wire_cluster::ImageV2,
+    wire_drain::ImageV3,
 };
 
 const MAGIC: [u8; 8] = *b"RRIMAGE\0";
 /// Up to feature level 1, which knows no clusters; an older binary can read it.
 const V1: u32 = 1;
-/// From feature level 2 on.
+/// Of feature level 2.
 const V2: u32 = 2;
+/// From feature level 3 on.
+const V3: u32 = 3;
 const HEADER_BYTES: usize = 16;
 
 /// Bytes that are no image, or none this binary can use.
@@ -30,7 +33,7 @@ pub enum SnapshotError {
     NoSnapshot,
     /// Written by a newer binary.
     #[error(
-        "the metadata snapshot has format version {0}, this binary knows {V2}: start the \
+        "the metadata snapshot has format version {0}, this binary knows up to {V3}: start the \
          version of Riverrun that wrote it or a later one"
     )]
     NewerVersion(u32),
@@ -56,10 +59,19 @@ pub enum SnapshotError {
 
 /// The bytes of an image. Equal images make equal bytes.
 pub fn encode(image: &MetadataImage) -> Bytes {
-    if image.feature_level() < FeatureLevel::V2 {
-        wrap(V1, &ImageV1::from(image))
-    } else {
-        wrap(V2, &ImageV2::from(image))
+    match form_of(image.feature_level()) {
+        V1 => wrap(V1, &ImageV1::from(image)),
+        V2 => wrap(V2, &ImageV2::from(image)),
+        newest => wrap(newest, &ImageV3::from(image)),
+    }
+}
+
+/// Each level is written in the oldest form that can say it.
+fn form_of(level: FeatureLevel) -> u32 {
+    match level {
+        level if level < FeatureLevel::V2 => V1,
+        level if level < FeatureLevel::V3 => V2,
+        _ => V3,
     }
 }
 
@@ -84,15 +96,19 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
         return Err(SnapshotError::NoSnapshot);
     }
     let version = u32::from_le_bytes([v0, v1, v2, v3]);
-    if version != V1 && version != V2 {
+    if !(V1..=V3).contains(&version) {
         return Err(SnapshotError::NewerVersion(version));
     }
     let (expected, found) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32fast::hash(fields));
     if expected != found {
         return Err(SnapshotError::Corrupt { expected, found });
     }
-    let image = if version == V1 { form::<ImageV1>(fields) } else { form::<ImageV2>(fields) }?;
-    if (image.feature_level() >= FeatureLevel::V2) != (version == V2) {
+    let image = match version {
+        V1 => form::<ImageV1>(fields),
+        V2 => form::<ImageV2>(fields),
+        _ => form::<ImageV3>(fields),
+    }?;
+    if form_of(image.feature_level()) != version {
         return Err(SnapshotError::Malformed("its form is not that of its feature level".into()));
     }
     if image.feature_level() > FeatureLevel::LATEST {

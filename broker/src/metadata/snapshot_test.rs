@@ -17,18 +17,20 @@ fn sealed(fields: &[u8]) -> Vec<u8> {
 #[test]
 fn newer_snapshots_are_refused() {
     let mut bytes = encode(&after(&[level_1()])).to_vec();
-    bytes[8] = 3;
-    assert_eq!(decode(&bytes), Err(SnapshotError::NewerVersion(3)));
-    bytes[8] = 2;
-    assert!(
-        matches!(decode(&bytes), Err(SnapshotError::Malformed(_))),
-        "of level 1, yet in form 2"
-    );
+    for newer in [0, 4] {
+        bytes[8] = newer;
+        assert_eq!(decode(&bytes), Err(SnapshotError::NewerVersion(newer.into())));
+    }
+    for form in [2, 3] {
+        bytes[8] = form;
+        let read = decode(&bytes);
+        assert!(matches!(read, Err(SnapshotError::Malformed(_))), "of level 1, in form {form}");
+    }
 
     let mut image = after(&[level_1()]);
-    image.feature_level = FeatureLevel::new(3);
+    image.feature_level = FeatureLevel::new(4);
     let error = decode(&encode(&image)).unwrap_err();
-    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(3)));
+    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(4)));
 
     let mut fields = ImageV1::from(&after(&[level_1()])).encode_to_vec();
     fields.extend([0xf8, 0x01, 0x01]);

@@ -15,7 +15,7 @@ use super::{
     command::{
         AllocateProducerIds, AlterIsr, AlterTopicConfigs, CancelReassignment, Choice,
         CreatePartitions, CreateTopic, DeleteTopic, ElectLeader, JoinBroker, Reassign,
-        RegisterBroker, SetFeatureLevel, SetPresence,
+        RegisterBroker, RemoveBroker, SetDraining, SetFeatureLevel, SetPresence,
     },
 };
 
@@ -116,6 +116,21 @@ pub(crate) fn first_of(n: u8) -> TopicPartition {
 pub(crate) fn level_2() -> Command {
     let (expected, level) = (FeatureLevel::V1, FeatureLevel::V2);
     Command::SetFeatureLevel(SetFeatureLevel { expected, level })
+}
+
+pub(crate) fn level_3() -> Command {
+    let (expected, level) = (FeatureLevel::V2, FeatureLevel::V3);
+    Command::SetFeatureLevel(SetFeatureLevel { expected, level })
+}
+
+pub(crate) fn drain(broker: u32, draining: bool) -> Command {
+    Command::SetDraining(SetDraining { broker: BrokerId(broker), draining })
+}
+
+/// `epoch`: the run that is gone.
+pub(crate) fn remove(broker: u32, epoch: i64) -> Command {
+    let broker_epoch = BrokerEpoch::new(epoch).unwrap();
+    Command::RemoveBroker(RemoveBroker { broker: BrokerId(broker), broker_epoch })
 }
 
 pub(crate) fn join(broker: u32, incarnation: u8, whole_since: Option<i64>) -> Command {

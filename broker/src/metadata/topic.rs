@@ -92,9 +92,9 @@ impl Topic {
         u32::try_from(self.partitions.len()).expect("bounded by PARTITIONS_PER_TOPIC_MAX")
     }
 
-    /// Replicas of each partition.
+    /// Replicas of each partition; where they are being changed, of what it is to be.
     pub fn replication_factor(&self) -> usize {
-        self.first().replicas.len()
+        self.first().assigned().len()
     }
 
     /// `min.insync.replicas`, the same for all partitions.

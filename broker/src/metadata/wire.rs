@@ -426,8 +426,17 @@ impl TryFrom<BrokerV1> for Broker {
         let epoch = broker_epoch(form.epoch)?;
         let RegisterBroker { broker: id, incarnation, directory, endpoints, rack, features } =
             form.registration.try_into()?;
-        let presence = Presence::Active;
-        Ok(Self { id, epoch, incarnation, directory, endpoints, rack, features, presence })
+        Ok(Self {
+            id,
+            epoch,
+            incarnation,
+            directory,
+            endpoints,
+            rack,
+            features,
+            presence: Presence::Active,
+            draining: false,
+        })
     }
 }
 

@@ -50,7 +50,7 @@ pub mod watch;
 pub use error::{CloseError, FetchError, OffsetsError};
 pub use line::Line;
 pub use owner::{
-    Partition, PartitionEnv, PartitionOffsets, Replicas, UnderWay, Waiting, WriteGate,
+    Partition, PartitionEnv, PartitionOffsets, Replicas, Standing, UnderWay, Waiting, WriteGate,
 };
 pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
@@ -58,7 +58,7 @@ pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
 
-pub use crate::replica::{Durability, IsrProposal, frame};
+pub use crate::replica::{Durability, IsrProposal, LeaderView, frame};
 
 #[cfg(test)]
 mod crash_test;

@@ -33,7 +33,9 @@ use crate::{
     clock::{Clock, Instant},
     io::Failure,
     log::{Log, LogConfig, LogReader},
-    replica::{BrokerStanding, Event, FollowerView, IsrProposal, Registration, Replica},
+    replica::{
+        BrokerStanding, Event, FollowerView, IsrProposal, LeaderView, Registration, Replica,
+    },
     telemetry::StorageMetrics,
 };
 
@@ -114,6 +116,17 @@ pub struct Replicas {
     pub followers: Vec<FollowerView>,
 }
 
+/// A partition's copy on this broker, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it stands.
+    pub offsets: PartitionOffsets,
+    /// In which leader epoch its last record was written; `None`: it has none.
+    pub last_epoch: Option<LeaderEpoch>,
+    /// What it knows of the others, where it leads.
+    pub leading: Option<LeaderView>,
+}
+
 /// What is under way between a partition and other brokers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UnderWay {
@@ -155,6 +168,19 @@ pub(super) struct Published {
 pub(super) const LEADS_NOT: i32 = -1;
 /// Nor does it hear from the leader, whom it is to ask again.
 pub(super) const FOLLOWS_AND_WAITS: i32 = -2;
+
+impl PartitionOffsets {
+    fn of(replica: &Replica, log: &Log) -> Self {
+        Self {
+            log_start: log.log_start_offset(),
+            high_watermark: replica.high_watermark(),
+            log_end: log.log_end_offset(),
+            flushed_end: log.flushed_end_offset(),
+            size_bytes: log.size_bytes(),
+            segments: log.segment_count(),
+        }
+    }
+}
 
 impl Partition {
     /// A partition over its opened log. It serves nobody before it is registered
@@ -339,15 +365,22 @@ impl Partition {
 
     /// Where it stands.
     pub fn offsets(&self) -> PartitionOffsets {
-        let state = self.state.lock();
-        PartitionOffsets {
-            log_start: state.log.log_start_offset(),
-            high_watermark: state.replica.high_watermark(),
-            log_end: state.log.log_end_offset(),
-            flushed_end: state.log.flushed_end_offset(),
-            size_bytes: state.log.size_bytes(),
-            segments: state.log.segment_count(),
-        }
+        self.with_replica(PartitionOffsets::of)
+    }
+
+    /// Where it stands, and what it knows of the others; one moment's.
+    pub fn standing(&self) -> Standing {
+        let now = self.env.clock.monotonic().since_start();
+        self.with_replica(|replica, log| {
+            let offsets = PartitionOffsets::of(replica, log);
+            let last = Offset::new(offsets.log_end.get() - 1);
+            let last = last.filter(|last| *last >= offsets.log_start);
+            Standing {
+                offsets,
+                last_epoch: last.and_then(|last| replica.epochs().epoch_of(last)),
+                leading: replica.leader_view(now),
+            }
+        })
     }
 
     /// Bytes that a restart after a kill would have to read.

@@ -204,6 +204,8 @@ impl Registry {
                     partition.note_broker(standing);
                 }
             }
+            // It had no copies: no partition here has to know.
+            Delta::BrokerRemoved(id) => _ = self.standings.write().remove(id),
             Delta::TopicCreated(topic) => {
                 self.know(topic);
                 self.start_from(topic, PartitionIndex::default());

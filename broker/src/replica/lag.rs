@@ -56,6 +56,13 @@ impl Lag {
         self.mark_before(position).map(|mark| mark.at)
     }
 
+    /// The earliest time known at which the log ended past `position`; `None`: it does not, or not
+    /// for as long as it takes to set a mark.
+    pub(super) fn passed(&self, position: Offset) -> Option<Duration> {
+        let after = self.marks.partition_point(|mark| mark.end <= position);
+        self.marks.get(after).map(|mark| mark.at)
+    }
+
     /// Bytes of this term past `position`, in a log that ends at `end`.
     pub(super) fn bytes_past(&self, position: Offset, end: Offset) -> u64 {
         if position >= end {
@@ -92,6 +99,11 @@ mod tests {
         for (position, want) in table {
             assert_eq!(lag.reached(at(position)), want.map(ms), "{position}");
         }
+        let table = [(9, Some(1000)), (10, Some(1100)), (29, Some(1100)), (30, Some(1300))];
+        for (position, want) in table {
+            assert_eq!(lag.passed(at(position)), want.map(ms), "{position}");
+        }
+        assert_eq!(lag.passed(at(40)), None, "it does not go past its end");
     }
 
     #[test]

@@ -68,7 +68,7 @@ use follower::Following;
 use leader::Leadership;
 use own_log::OwnLog;
 pub use rules::{Mutation, Rules, Sound};
-pub use view::FollowerView;
+pub use view::{FollowerView, LeaderView};
 
 /// What an acknowledgement survives: which end of a replica's log counts as its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

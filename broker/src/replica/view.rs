@@ -5,7 +5,25 @@ use std::time::Duration;
 
 use riverrun_proto::{ids::BrokerId, offset::Offset};
 
-use super::{Replica, Rules};
+use super::{Durability, Limits, Replica, Rules};
+
+/// What a leader knows of its term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderView {
+    /// Which end of a log counts.
+    pub durability: Durability,
+    /// How long the oldest record that is not committed has been waiting, at least; `None`: all is
+    /// committed.
+    pub uncommitted_for: Option<Duration>,
+    /// Whether appends wait for a member of the ISR.
+    pub holds_appends: bool,
+    /// The bounds it keeps.
+    pub limits: Limits,
+    /// The ISR that it has asked for and was not answered yet.
+    pub proposed_isr: Option<Vec<BrokerId>>,
+    /// All replicas but its own.
+    pub followers: Vec<FollowerView>,
+}
 
 /// A follower, as its leader sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +38,8 @@ pub struct FollowerView {
     pub log_end: Option<Offset>,
     /// Up to where that was on its disk.
     pub flushed_end: Option<Offset>,
+    /// Bytes of this term that it lacks, overestimated by a step of the leader's marks at most.
+    pub bytes_behind: u64,
     /// Since when it has not had everything; `None`: it has, or never had in this term.
     pub behind_for: Option<Duration>,
 }
@@ -38,9 +58,27 @@ impl<R: Rules> Replica<R> {
                 connected: follower.session.is_some(),
                 log_end: follower.ends.map(|(end, _)| end),
                 flushed_end: follower.ends.map(|(_, flushed)| flushed),
+                bytes_behind: self.bytes_behind(leadership, follower),
                 behind_for: caught_up_at.map(|at| now.saturating_sub(at)),
             }
         };
         leadership.followers.iter().map(view).collect()
+    }
+
+    /// What the leader knows of its term, as of `now`; `None` for whoever does not lead.
+    pub fn leader_view(&self, now: Duration) -> Option<LeaderView> {
+        let (leadership, _) = self.leadership()?;
+        let waits = self.high_watermark < self.log.end;
+        let since = leadership.lag.passed(self.high_watermark).unwrap_or(now);
+        Some(LeaderView {
+            durability: self.durability,
+            uncommitted_for: waits.then(|| now.saturating_sub(since)),
+            holds_appends: leadership.holds,
+            limits: self.limits,
+            proposed_isr: self
+                .pending_proposal()
+                .map(|proposal| proposal.isr.iter().map(|(id, _)| *id).collect()),
+            followers: self.followers(now),
+        })
     }
 }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use riverrun_proto::ids::{BrokerId, IncarnationId};
 use tokio::{runtime::Handle, sync::Notify, time::sleep};
 
-use super::{DataDirectory, StartError, blocking, parts::Parts, presence};
+use super::{DataDirectory, StartError, blocking, leaders, parts::Parts, presence};
 use crate::{
     clock::Clock,
     config::Config,
@@ -116,6 +116,8 @@ impl Newcomer {
             clock: Arc::clone(&self.clock),
         });
         self.control.spawn(until_stopping(&self.door, presence::look_after(self.door.clone())));
+        let leaders = leaders::look_after(self.door.clone(), config.controller.clone());
+        self.control.spawn(until_stopping(&self.door, leaders));
 
         let others = others(config, &raft, &addresses, &card);
         if !cluster::is_member(&card, &raft) {

@@ -13,6 +13,7 @@ mod data_directory;
 mod embedded;
 mod keeper;
 mod last_run;
+mod leaders;
 mod machine;
 mod membership;
 mod metadata_follower;

@@ -190,7 +190,7 @@ fn cluster(image: &MetadataImage) -> ClusterSample {
     for (_, partition) in image.topics().flat_map(|topic| topic.partitions()) {
         sample.partitions += 1;
         sample.unavailable += u64::from(partition.leader.is_none());
-        sample.under_replicated += u64::from(partition.isr.len() < partition.replicas.len());
+        sample.under_replicated += u64::from(partition.is_under_replicated());
         sample.under_min_isr += u64::from(!partition.isr_suffices());
     }
     sample

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 use v1::{broker_state, cluster_service_server::ClusterService, quorum_node::Role};
 
-use super::{core::Core, status::Failure};
+use super::{core::Core, moving, status::Failure};
 use crate::{
     controller::raft::{ChangeError, Step, Voter, Voters},
     metadata::{Broker, Endpoint, MetadataImage, Presence},
@@ -62,6 +62,30 @@ impl ClusterService for Cluster {
         };
         self.0.unary(Called::RemoveVoter, request, handle).await
     }
+
+    async fn drain_broker(
+        &self,
+        request: Request<v1::DrainBrokerRequest>,
+    ) -> Result<Response<v1::DrainBrokerResponse>, Status> {
+        let handle = async |request, time| moving::drain(&self.0, &request, time).await;
+        self.0.unary(Called::DrainBroker, request, handle).await
+    }
+
+    async fn remove_broker(
+        &self,
+        request: Request<v1::RemoveBrokerRequest>,
+    ) -> Result<Response<v1::RemoveBrokerResponse>, Status> {
+        let handle = async |request, time| moving::remove(&self.0, &request, time).await;
+        self.0.unary(Called::RemoveBroker, request, handle).await
+    }
+
+    async fn plan_moves(
+        &self,
+        request: Request<v1::PlanMovesRequest>,
+    ) -> Result<Response<v1::PlanMovesResponse>, Status> {
+        let handle = async |request, time| moving::plan(&self.0, &request, time).await;
+        self.0.unary(Called::PlanMoves, request, handle).await
+    }
 }
 
 impl Cluster {
@@ -79,6 +103,7 @@ impl Cluster {
             feature_level: image.feature_level().get(),
             nodes: nodes(&quorum.voters()),
             brokers: brokers(&image),
+            partitions: Some(counts(&image)),
         }
     }
 
@@ -166,7 +191,22 @@ fn nodes(voters: &Voters) -> Vec<v1::QuorumNode> {
     all
 }
 
-fn brokers(image: &MetadataImage) -> Vec<v1::BrokerState> {
+fn counts(image: &MetadataImage) -> v1::PartitionCounts {
+    let mut counts = v1::PartitionCounts::default();
+    for (_, partition) in image.topics().flat_map(|topic| topic.partitions()) {
+        let leads = partition.leader.is_some();
+        counts.total += 1;
+        counts.offline += u32::from(!leads);
+        counts.under_min_isr += u32::from(leads && !partition.isr_suffices());
+        counts.under_replicated += u32::from(partition.is_under_replicated());
+        counts.reassigning += u32::from(partition.reassignment.is_some());
+        let preferred = partition.assigned().first();
+        counts.not_preferred += u32::from(leads && partition.leader.as_ref() != preferred);
+    }
+    counts
+}
+
+pub(super) fn brokers(image: &MetadataImage) -> Vec<v1::BrokerState> {
     let (mut replicas, mut leads) = (BTreeMap::new(), BTreeMap::new());
     for (_, partition) in image.topics().flat_map(|topic| topic.partitions()) {
         for broker in &partition.replicas {
@@ -200,6 +240,7 @@ fn brokers(image: &MetadataImage) -> Vec<v1::BrokerState> {
             broker_epoch: broker.epoch.get(),
             replicas: count(&replicas, broker.id),
             leads: count(&leads, broker.id),
+            draining: broker.draining,
         }
     };
     image.brokers().map(state).collect()

@@ -19,7 +19,8 @@
 //! | `batch`, `record_batches`, `in_flight` | one batch in; records into batches; what is unanswered |
 //! | `consume`, `fetch_unary`, `fetch_stream`, `tail` | `ConsumeService` |
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
-//! | `cluster` | `ClusterService` |
+//! | `cluster`, `moving` | `ClusterService` |
+//! | `partitions` | `PartitionService` |
 //! | [`internal`] | the port between nodes |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
@@ -46,6 +47,8 @@ mod in_flight;
 pub mod internal;
 pub mod limits;
 mod metadata;
+mod moving;
+mod partitions;
 mod produce;
 mod produce_stream;
 mod produce_unary;
@@ -77,7 +80,7 @@ use tower::layer::util::{Identity, Stack};
 use v1::{
     admin_service_server::AdminServiceServer, cluster_service_server::ClusterServiceServer,
     consume_service_server::ConsumeServiceServer, metadata_service_server::MetadataServiceServer,
-    produce_service_server::ProduceServiceServer,
+    partition_service_server::PartitionServiceServer, produce_service_server::ProduceServiceServer,
 };
 
 use self::{
@@ -202,6 +205,9 @@ async fn routes(core: &Arc<Core>) -> Routes {
     let cluster = ClusterServiceServer::new(cluster::Cluster(Arc::clone(core)))
         .max_decoding_message_size(control)
         .max_encoding_message_size(usize::MAX);
+    let partitions = PartitionServiceServer::new(partitions::Partitions(Arc::clone(core)))
+        .max_decoding_message_size(control)
+        .max_encoding_message_size(usize::MAX);
     let reflection = || {
         Reflection::configure()
             .register_encoded_file_descriptor_set(rpc::DESCRIPTORS)
@@ -213,6 +219,7 @@ async fn routes(core: &Arc<Core>) -> Routes {
     health.set_serving::<MetadataServiceServer<metadata::Metadata>>().await;
     health.set_serving::<AdminServiceServer<admin::Admin>>().await;
     health.set_serving::<ClusterServiceServer<cluster::Cluster>>().await;
+    health.set_serving::<PartitionServiceServer<partitions::Partitions>>().await;
     let shutdown = core.shutdown.clone();
     tokio::spawn(async move {
         shutdown.draining().await;
@@ -228,6 +235,7 @@ async fn routes(core: &Arc<Core>) -> Routes {
         .add_service(metadata)
         .add_service(admin)
         .add_service(cluster)
+        .add_service(partitions)
 }
 
 impl fmt::Debug for ServiceEnv {

@@ -102,6 +102,11 @@ impl Catalog {
             .ok_or_else(|| self.not_here(topic, index))
     }
 
+    /// The copy on this broker, if there is one that serves.
+    pub(super) fn here(&self, id: TopicPartition) -> Option<Arc<Partition>> {
+        self.partitions.get(id)
+    }
+
     /// The fast way to a partition: one look into the registry. The explanation why it is not there
     /// takes the long way.
     pub(super) fn partition_by_id(

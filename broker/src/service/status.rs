@@ -25,8 +25,11 @@ use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    controller::{ControllerError, QuorumError, topics::TopicError},
-    metadata::{Endpoint, MetadataImage, Rejection},
+    controller::{
+        ControllerError, QuorumError, brokers::BrokerError, partitions::PartitionError,
+        topics::TopicError,
+    },
+    metadata::{Endpoint, MetadataImage, Rejection, reassignment::ReassignmentRejection},
     partition::{FetchError, OffsetsError, ProduceError},
 };
 
@@ -416,6 +419,9 @@ impl From<ControllerError> for Failure {
     fn from(error: ControllerError) -> Self {
         match error {
             ControllerError::Topic(error) => error.into(),
+            ControllerError::Partition(error) => error.into(),
+            ControllerError::Broker(error) => error.into(),
+            ControllerError::Voters(error) => error.into(),
             ControllerError::Quorum(error) => error.into(),
         }
     }
@@ -452,6 +458,42 @@ impl From<TopicError> for Failure {
     }
 }
 
+impl From<PartitionError> for Failure {
+    fn from(error: PartitionError) -> Self {
+        let failure = |reason| Self::new(reason, error.to_string());
+        match &error {
+            PartitionError::Unknown(_) => failure(Reason::UnknownTopicOrPartition),
+            PartitionError::Changed { current, .. } => {
+                failure(Reason::PolicyViolation).with("partition_epoch", current)
+            }
+            PartitionError::LeadsAlready(_) | PartitionError::HasLeader(_) => {
+                failure(Reason::ElectionNotNeeded)
+            }
+            PartitionError::NotInSync { preferred: true, .. } => {
+                failure(Reason::PreferredLeaderNotAvailable)
+            }
+            PartitionError::NotInSync { .. } | PartitionError::NotThere { .. } => {
+                failure(Reason::EligibleLeadersNotAvailable)
+            }
+            PartitionError::NotReplica { .. } | PartitionError::Same(_) => {
+                failure(Reason::InvalidReplicaAssignment)
+            }
+            PartitionError::UnknownBroker(_) => failure(Reason::BrokerIdNotRegistered),
+            PartitionError::NoneUnderWay => failure(Reason::NoReassignmentInProgress),
+        }
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        let reason = match error {
+            BrokerError::Unknown(_) => Reason::BrokerIdNotRegistered,
+            BrokerError::NobodyElse(_) | BrokerError::Votes(_) => Reason::PolicyViolation,
+        };
+        Self::new(reason, error.to_string()).at_field("broker_id")
+    }
+}
+
 impl From<QuorumError> for Failure {
     fn from(error: QuorumError) -> Self {
         let (message, definite) = (error.to_string(), error.is_definite());
@@ -467,6 +509,13 @@ impl From<QuorumError> for Failure {
                 }
                 Rejection::MinIsr { .. } => Reason::InvalidConfig,
                 Rejection::Assignment { .. } => Reason::InvalidReplicationFactor,
+                Rejection::UnknownPartition(_) => Reason::UnknownTopicOrPartition,
+                Rejection::UnknownBroker(_) => Reason::BrokerIdNotRegistered,
+                Rejection::NoElection(_) => Reason::EligibleLeadersNotAvailable,
+                Rejection::Reassignment(ReassignmentRejection::NoneUnderWay) => {
+                    Reason::NoReassignmentInProgress
+                }
+                Rejection::Reassignment(_) => Reason::InvalidReplicaAssignment,
                 _ => Reason::PolicyViolation,
             }),
             QuorumError::Record(_) => failure(Reason::InvalidRequest),

@@ -74,6 +74,20 @@ requests! {
     AddVoter = "add_voter";
     /// RemoveVoter.
     RemoveVoter = "remove_voter";
+    /// DrainBroker.
+    DrainBroker = "drain_broker";
+    /// RemoveBroker.
+    RemoveBroker = "remove_broker";
+    /// PlanMoves.
+    PlanMoves = "plan_moves";
+    /// DescribePartitions.
+    DescribePartitions = "describe_partitions";
+    /// ElectLeader.
+    ElectLeader = "elect_leader";
+    /// ReassignPartition.
+    ReassignPartition = "reassign_partition";
+    /// CancelReassignment.
+    CancelReassignment = "cancel_reassignment";
 }
 
 type RequestLabel = [(&'static str, &'static str); 1];

@@ -8,7 +8,7 @@ use crate::harness::{riverrun, riverrun_with, start};
 
 /// A port from which on the ports of three brokers are free, below those the kernel gives away; each
 /// `test` has its own to choose from.
-fn first_port(test: u16) -> u16 {
+pub(crate) fn first_port(test: u16) -> u16 {
     let free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     let all_free = |first: &u16| (0..9).all(|n| free(first + n / 3 * 10 + n % 3));
     let begin = u16::try_from(std::process::id() % 100).unwrap();

@@ -10,6 +10,7 @@ mod consume;
 mod demo;
 mod harness;
 mod offline;
+mod operate;
 mod produce;
 mod topics;
 mod usage;

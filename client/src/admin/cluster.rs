@@ -25,6 +25,54 @@ pub struct ClusterDescription {
     pub nodes: Vec<QuorumNode>,
     /// All registered brokers.
     pub brokers: Vec<BrokerState>,
+    /// How many partitions stand how.
+    pub partitions: PartitionCounts,
+}
+
+/// How many partitions stand how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PartitionCounts {
+    /// All of them.
+    pub total: u32,
+    /// Nobody leads them.
+    pub offline: u32,
+    /// Led, with fewer members in the ISR than `min.insync.replicas`.
+    pub under_min_isr: u32,
+    /// Some replica is not in sync.
+    pub under_replicated: u32,
+    /// Their replicas are being changed.
+    pub reassigning: u32,
+    /// Led by another than their preferred leader.
+    pub not_preferred: u32,
+}
+
+/// Replicas to move, and how much that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MovePlan {
+    /// The first of them.
+    pub moves: Vec<PlannedMove>,
+    /// How many there are in all.
+    pub total: u32,
+    /// Replicas that should go and cannot: no broker could have them.
+    pub stuck: u32,
+}
+
+/// A partition and the replicas it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlannedMove {
+    /// Name of the topic.
+    pub topic: String,
+    /// Index of the partition.
+    pub partition: u32,
+    /// The version the plan is about, for [`Admin::reassign_partition`].
+    pub partition_epoch: i32,
+    /// What it has.
+    pub from: Vec<BrokerId>,
+    /// What it is to have.
+    pub to: Vec<BrokerId>,
 }
 
 /// A node of the metadata quorum, on a disk.
@@ -71,6 +119,8 @@ pub struct BrokerState {
     pub replicas: u32,
     /// Of these, partitions that it leads.
     pub leads: u32,
+    /// Is given nothing new, and hands over what it leads.
+    pub draining: bool,
 }
 
 /// Whether a broker takes part.
@@ -130,5 +180,45 @@ impl Admin {
             connections.remove_voter(&at, node, directory.clone()).await
         };
         self.change(call).await
+    }
+
+    /// Keeps a broker from being given anything new, and lets others lead what it leads; `false`
+    /// takes that back. Gives the broker as it is then. Safe to repeat.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out.
+    ///
+    /// # Errors
+    /// If there is no such broker, or none that could take over.
+    pub async fn drain_broker(&self, broker: BrokerId, draining: bool) -> Result<BrokerState> {
+        let connections = self.client.connections();
+        let call =
+            |at: Address| async move { connections.drain_broker(&at, broker, draining).await };
+        self.change(call).await
+    }
+
+    /// Forgets a broker that is gone and has no replicas.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out.
+    ///
+    /// # Errors
+    /// If it is there, has replicas, or votes on the metadata.
+    pub async fn remove_broker(&self, broker: BrokerId) -> Result<()> {
+        let connections = self.client.connections();
+        let call = |at: Address| async move { connections.remove_broker(&at, broker).await };
+        self.change(call).await
+    }
+
+    /// The fewest moves that leave nothing on brokers that are drained and spread what there is over
+    /// the others and their racks; with `off`, only those that leave nothing on that broker. At most
+    /// `max` of them (0: as many as the broker tells at once). Cancel safe.
+    ///
+    /// # Errors
+    /// If there is no such broker, or no broker answers in time.
+    pub async fn plan_moves(&self, off: Option<BrokerId>, max: u32) -> Result<MovePlan> {
+        let connections = self.client.connections();
+        let call = |at: Address| async move { connections.plan_moves(&at, off, max).await };
+        self.look(call).await
     }
 }

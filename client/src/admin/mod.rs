@@ -4,13 +4,23 @@
 //! something are repeated only while nothing can have happened.
 
 mod cluster;
+mod explain;
+mod partitions;
 mod places;
 mod requests;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 pub use self::{
-    cluster::{BrokerPresence, BrokerState, ClusterDescription, QuorumNode, QuorumRole},
+    cluster::{
+        BrokerPresence, BrokerState, ClusterDescription, MovePlan, PartitionCounts, PlannedMove,
+        QuorumNode, QuorumRole,
+    },
+    explain::{Behind, Explanation, Hindrance, NoLeader},
+    partitions::{
+        Election, FollowerState, LeaderState, PartitionDescription, PartitionFilter, PartitionPage,
+        PartitionReport, ReplicaState,
+    },
     places::ListedOffset,
     requests::{AlterConfigs, CreateTopic},
 };

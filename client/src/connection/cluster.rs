@@ -9,10 +9,13 @@ use riverrun_proto::{
 };
 use tonic::transport::Channel;
 
-use super::{Connections, Use};
+use super::{Connections, Use, convert, partitions::ids};
 use crate::{
     address::Address,
-    admin::{BrokerPresence, BrokerState, ClusterDescription, QuorumNode, QuorumRole},
+    admin::{
+        BrokerPresence, BrokerState, ClusterDescription, MovePlan, PartitionCounts, PlannedMove,
+        QuorumNode, QuorumRole,
+    },
     error::{Error, Result},
 };
 
@@ -35,6 +38,7 @@ impl Connections {
             feature_level: answer.feature_level,
             nodes: nodes(answer.nodes)?,
             brokers: answer.brokers.into_iter().map(broker).collect::<Result<_>>()?,
+            partitions: answer.partitions.map(counts).unwrap_or_default(),
         })
     }
 
@@ -59,6 +63,68 @@ impl Connections {
         let mut client = self.cluster_service(address)?;
         let call = async { Ok(client.remove_voter(request).await?.into_inner()) };
         nodes(self.bounded(address, "removing a voter", call).await?.nodes)
+    }
+
+    pub(crate) async fn drain_broker(
+        &self,
+        address: &Address,
+        id: BrokerId,
+        draining: bool,
+    ) -> Result<BrokerState> {
+        let request = v1::DrainBrokerRequest { broker_id: id.0, cancel: !draining };
+        let request = self.request(request);
+        let mut client = self.cluster_service(address)?;
+        let call = async { Ok(client.drain_broker(request).await?.into_inner()) };
+        let answer = self.bounded(address, "draining a broker", call).await?;
+        broker(answer.broker.ok_or_else(|| {
+            Error::protocol("the change was made; the broker was removed right after it")
+        })?)
+    }
+
+    pub(crate) async fn remove_broker(&self, address: &Address, id: BrokerId) -> Result<()> {
+        let request = self.request(v1::RemoveBrokerRequest { broker_id: id.0 });
+        let mut client = self.cluster_service(address)?;
+        let call = async { Ok(client.remove_broker(request).await?.into_inner()) };
+        self.bounded(address, "removing a broker", call).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn plan_moves(
+        &self,
+        address: &Address,
+        off: Option<BrokerId>,
+        max: u32,
+    ) -> Result<MovePlan> {
+        let request = v1::PlanMovesRequest { off_broker: off.map(|id| id.0), max_moves: max };
+        let request = self.request(request);
+        let mut client = self.cluster_service(address)?;
+        let call = async { Ok(client.plan_moves(request).await?.into_inner()) };
+        let answer = self.bounded(address, "planning moves", call).await?;
+        let planned = |planned: v1::PlannedMove| {
+            Ok(PlannedMove {
+                topic: planned.topic,
+                partition: convert::partition_index(planned.partition)?,
+                partition_epoch: planned.partition_epoch,
+                from: ids(planned.from),
+                to: ids(planned.to),
+            })
+        };
+        Ok(MovePlan {
+            moves: answer.moves.into_iter().map(planned).collect::<Result<_>>()?,
+            total: answer.total,
+            stuck: answer.stuck,
+        })
+    }
+}
+
+fn counts(counts: v1::PartitionCounts) -> PartitionCounts {
+    PartitionCounts {
+        total: counts.total,
+        offline: counts.offline,
+        under_min_isr: counts.under_min_isr,
+        under_replicated: counts.under_replicated,
+        reassigning: counts.reassigning,
+        not_preferred: counts.not_preferred,
     }
 }
 
@@ -96,5 +162,6 @@ fn broker(state: v1::BrokerState) -> Result<BrokerState> {
         epoch: state.broker_epoch,
         replicas: state.replicas,
         leads: state.leads,
+        draining: state.draining,
     })
 }

@@ -12,6 +12,7 @@ mod convert;
 mod fetch;
 mod metadata;
 mod outbox;
+mod partitions;
 mod produce;
 mod status;
 
@@ -27,6 +28,7 @@ pub(crate) use self::{
         FetchEvent, FetchFrom, FetchLink, FetchOutcome, FetchSetup, FetchUpdate, FetchedPartition,
     },
     metadata::{OffsetAt, OffsetQuestion},
+    partitions::{PartitionQuestion, Reassigned},
     produce::{Ack, Append, Appended, ProduceEvent, ProduceLimits, ProduceLink},
 };
 use crate::{
