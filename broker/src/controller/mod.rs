@@ -43,6 +43,8 @@ mod frame;
 #[cfg(test)]
 mod golden_cluster_test;
 #[cfg(test)]
+mod golden_drain_test;
+#[cfg(test)]
 mod golden_test;
 pub mod handle;
 pub mod leaders;

@@ -181,6 +181,11 @@ impl TopicPolicy {
         // Whoever is away, or about to go, gets nothing new: a copy there would be missing from the
         // first record on.
         let takes_more = |broker: &&Arc<Broker>| broker.takes_more();
+        let racks: Vec<_> = image
+            .brokers()
+            .filter(takes_more)
+            .filter_map(|broker| broker.rack.as_deref())
+            .collect();
         let brokers: Vec<_> = image.brokers().filter(takes_more).map(|broker| broker.id).collect();
         if !(1..=brokers.len().min(REPLICATION_FACTOR_MAX)).contains(&replication_factor) {
             let away = Away(image.brokers().len() - brokers.len());
@@ -196,7 +201,8 @@ impl TopicPolicy {
         if wanted > max {
             return Err(TopicError::TooManyPartitions { wanted, max, brokers: brokers.len() });
         }
-        Ok(place(&brokers, image.partition_count(), count as usize, replication_factor))
+        let racks = if racks.len() == brokers.len() { racks } else { Vec::new() };
+        Ok(place(&brokers, &racks, image.partition_count(), count as usize, replication_factor))
     }
 }
 

@@ -17,20 +17,14 @@ fn operators_look_elect_move_drain_and_are_told_whether_all_is_well() {
         let all: Vec<_> = ["-b", &brokers].into_iter().chain(line.split(' ')).collect();
         riverrun_with(&all, b"")
     };
-    // Some may still be catching up with the metadata.
-    let until = |line: &str, code: i32| -> Ended {
-        let mut ended = ask(line);
-        for _ in 0..600 {
-            if ended.code == Some(code) {
-                return ended;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            ended = ask(line);
-        }
-        ended.expect(code)
-    };
     ask("topic create orders -p 3 --config min.insync.replicas=2").expect(0);
-    let healthy = until("cluster health", 0);
+    // Until all of them take part, and every copy is in sync.
+    let watch = ["-b", &brokers, "cluster", "health", "-w", "--interval", "100ms"];
+    let (mut watching, _) = start(&watch, None);
+    watching.stdout_line("all is well");
+    watching.interrupt();
+    watching.wait().expect(0);
+    let healthy = ask("cluster health").expect(0);
     assert!(healthy.text().contains("all is well"), "{healthy:?}");
     let json = ask("cluster health --json").expect(0).json();
     assert_eq!((&json["healthy"], &json["partitions"]["total"]), (&true.into(), &3.into()));
