@@ -366,7 +366,7 @@ async fn whoever_holds_the_high_watermark_back_is_named() {
     // Long enough that nobody leaves the ISR, or is fenced, before it was asked why.
     let nodes = Nodes::voting_with(
         3,
-        &[("replica.lag.time.max.ms", "10min"), ("broker.session.timeout.ms", "5min")],
+        &[("replica.lag.time.max.ms", "10m"), ("broker.session.timeout.ms", "5m")],
     );
     nodes.until_all_take_part().await;
     let admin = nodes.client().await.admin();
