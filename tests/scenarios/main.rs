@@ -19,6 +19,7 @@ mod python;
 mod quorum;
 mod replication;
 mod retention;
+mod tls;
 
 use std::{io::Write, path::Path};
 

@@ -23,6 +23,7 @@ mod readiness;
 mod register;
 mod replication;
 mod runtimes;
+mod security;
 mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
@@ -55,9 +56,10 @@ use crate::{
     },
     service::{self, ServiceEnv, limits::Limits},
     telemetry::{
-        Bounds, Registry as Metrics, ReplicationMetrics, RequestMetrics, StorageMetrics,
-        TopicMetrics,
+        Bounds, ConnectionMetrics, Registry as Metrics, ReplicationMetrics, RequestMetrics,
+        StorageMetrics, TopicMetrics,
     },
+    tls::TlsError,
 };
 
 /// A broker that serves. Dropped without [`Server::stop`] it stops in the background: calls under
@@ -81,6 +83,9 @@ pub enum StartError {
     /// The metadata log cannot be used.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// Certificate files cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The cluster does not take this node as it is.
     #[error("this node cannot join the cluster: {0}")]
     Join(#[from] crate::peer::cluster::Refused),
@@ -148,6 +153,7 @@ impl Server {
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
 
+        let secured = security::load(&config.tls, &metrics, &shutdown).await?;
         // Ports first: a taken one must not cost a recovery.
         let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
         let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
@@ -159,7 +165,15 @@ impl Server {
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
         let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
-        control.spawn(service::internal::serve(internal, door.clone(), &bounds, bulk));
+        let nodes = ConnectionMetrics::register_internal(&metrics);
+        let port = service::internal::Port {
+            listener: internal,
+            security: secured.internal.clone(),
+            door: door.clone(),
+            bulk,
+            connections: nodes.clone(),
+        };
+        control.spawn(service::internal::serve(port, &bounds));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -186,6 +200,7 @@ impl Server {
             &config,
             door,
             internal_address,
+            secured.internal.as_ref(),
             control.clone(),
             Arc::clone(&clock),
         );
@@ -257,7 +272,7 @@ impl Server {
         .await?;
         let registry = Arc::clone(parts.registry.insert(registry));
         report_opening(&report);
-        replication.begin(&member, &registry, replicas, &control);
+        replication.begin(&member, &registry, (replicas, nodes), &control);
 
         tokio::spawn(metadata_follower::follow(
             subscription,
@@ -296,6 +311,7 @@ impl Server {
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
+            security: secured.grpc,
             auto_create: config.broker.auto_create_topics_enable,
             registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&quorum), identity.node, broker_epoch),

@@ -50,6 +50,7 @@ impl OwnPresence {
         let heart = Heart {
             card: member.card.clone(),
             locate: member.locate.clone(),
+            dialler: member.dialler.clone(),
             leader: member.quorum.leader(),
             pulse,
             heard,

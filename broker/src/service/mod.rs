@@ -25,7 +25,8 @@
 //! | `convert`, `status` | the only translations between wire and domain |
 //! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
 //! | [`internal`] | what other brokers ask, on their own port |
-//! | `connections`, `responsive`, `held`, `receiving`, `counting` | what surrounds them |
+//! | `connections`, `handshake`, `socket`, `responsive`, `preface` | connections, before there are calls |
+//! | `held`, `receiving`, `counting` | what surrounds calls |
 
 mod admin;
 mod admission;
@@ -41,11 +42,13 @@ mod deadline;
 mod decode;
 mod fetch_stream;
 mod fetch_unary;
+mod handshake;
 mod held;
 mod in_flight;
 pub mod internal;
 pub mod limits;
 mod metadata;
+mod preface;
 mod produce;
 mod produce_stream;
 mod produce_unary;
@@ -56,11 +59,12 @@ mod record_batches;
 mod resolve;
 mod responsive;
 mod shares;
+mod socket;
 mod status;
 mod subscriptions;
 mod tail;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use riverrun_proto::{
     ids::{BrokerId, ClusterId},
@@ -81,7 +85,8 @@ use v1::{
 };
 
 use self::{
-    connections::Places, core::Core, held::AroundCalls, limits::Limits, responsive::Responsive,
+    connections::Places, core::Core, handshake::secure, held::AroundCalls, limits::Limits,
+    preface::Preface, responsive::Responsive,
 };
 use crate::{
     clock::Clock,
@@ -90,6 +95,7 @@ use crate::{
     partition::registry::Registry,
     shutdown::Shutdown,
     telemetry::{Bounds, RequestMetrics, TopicMetrics},
+    tls::Security,
 };
 
 /// Header list of a request: ours have a few hundred bytes.
@@ -107,6 +113,8 @@ pub struct ServiceEnv {
     pub limits: Limits,
     /// Listener, windows, keepalive.
     pub network: NetworkConfig,
+    /// How connections are secured; `None`: without TLS.
+    pub security: Option<Security>,
     /// Make a topic when somebody produces to it (`broker.auto.create.topics.enable`).
     pub auto_create: bool,
     /// The partitions of this broker.
@@ -142,9 +150,14 @@ pub async fn serve(
     let places = Places::new("network.max.connections", max, bounds);
     // As long as keepalive takes to give a peer up; it cannot where the peer takes nothing.
     let silence_max = env.network.keepalive_interval_ms + env.network.keepalive_timeout_ms;
-    let requests = env.requests.clone();
-    let connections = connections::accept(listener, places, move |stream| {
-        Responsive::new(stream, silence_max, requests.clone())
+    let metrics = env.requests.connections().clone();
+    let accepted = connections::accept(listener, places, {
+        let metrics = metrics.clone();
+        move |stream| Responsive::new(stream, silence_max, metrics.clone())
+    });
+    let secured = secure(accepted, env.security.clone(), max, ("tls.handshakes.max", bounds));
+    let connections = futures::StreamExt::map(secured, move |connection| {
+        Ok::<_, io::Error>(Preface::new(connection?, silence_max, metrics.clone()))
     });
     let router = router(env, bounds).await;
     async move {

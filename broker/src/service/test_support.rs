@@ -132,6 +132,7 @@ impl Broker {
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
+            security: None,
             auto_create: config.broker.auto_create_topics_enable,
             registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&log), node, epoch),

@@ -1,9 +1,10 @@
 //! Two lanes into one port: what the cluster lives on, and bytes of replicas.
 //!
 //! A connection is served by the threads that took it, and which threads those should be cannot be
-//! seen from HTTP/2 before it is too late. So a connection for bulk begins with a byte that HTTP/2
-//! never begins with ([`BULK`]); it is taken off, and the socket goes to the threads of replication.
-//! All others begin with HTTP/2 at once and stay with the control threads.
+//! seen from HTTP/2 before it is too late. With TLS the peer says it in its handshake ([`crate::tls`]).
+//! Without, a connection for bulk begins with a byte that HTTP/2 never begins with ([`BULK`]); it is
+//! taken off. Either way the socket goes to the threads of replication; all others stay with the
+//! control threads.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -53,12 +54,18 @@ pub(super) fn sort(
 
 /// `None`: it was bulk.
 async fn lane(mut placed: Placed, bulk: &Bulk) -> io::Result<Option<Placed>> {
-    let mut first = [0];
-    // One that was closed at once fails where it is served.
-    if placed.peek(&mut first).await? == 0 || first[0] != BULK {
-        return Ok(Some(placed));
+    match placed.get_ref().asked_for_bulk() {
+        Some(true) => {}
+        Some(false) => return Ok(Some(placed)),
+        None => {
+            let mut first = [0];
+            // One that was closed at once fails where it is served.
+            if placed.get_ref().peek(&mut first).await? == 0 || first[0] != BULK {
+                return Ok(Some(placed));
+            }
+            placed.read_exact(&mut first).await?;
+        }
     }
-    placed.read_exact(&mut first).await?;
     // Too many wait: closed. So it is where nobody replicates any more.
     if let Err(TrySendError::Full(_)) = bulk.waiting.try_send(placed) {
         bulk.full.hit();
@@ -91,9 +98,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        service::connections::{Places, accept},
-        telemetry::{Bounds, Registry},
+        service::{
+            connections::{Places, accept},
+            responsive::Responsive,
+            socket::Socket,
+        },
+        telemetry::{Bounds, ConnectionMetrics, Registry},
     };
+
+    fn plain(stream: TcpStream) -> Socket {
+        let metrics = ConnectionMetrics::register_internal(&Registry::new());
+        Socket::Plain(Responsive::new(stream, FIRST_BYTE_TIMEOUT, metrics))
+    }
 
     struct Port {
         listener: TcpListener,
@@ -119,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn past_the_bound_bulk_is_closed() {
         let Port { listener, mut made, bounds } = Port::told(&[b"B", b"B"]).await;
-        let accepted = accept(listener, Places::new("connections", 9, &bounds), |stream| stream);
+        let accepted = accept(listener, Places::new("connections", 9, &bounds), plain);
         let (waiting, _replicas) = mpsc::channel(1);
         let bulk = Bulk::new(waiting, &bounds);
         let full = bulk.full.clone();
@@ -139,7 +155,7 @@ mod tests {
     async fn bulk_goes_its_own_way_and_whoever_says_nothing_holds_up_nobody() {
         let Port { listener, made: _made, bounds } =
             Port::told(&[b"", b"Bulk", b"PRI * HTTP/2.0"]).await;
-        let accepted = accept(listener, Places::new("connections", 9, &bounds), |stream| stream);
+        let accepted = accept(listener, Places::new("connections", 9, &bounds), plain);
         let (bulk, mut replicas) = mpsc::channel(1);
         let mut control = pin!(sort(accepted, Bulk::new(bulk, &bounds)));
 
@@ -148,9 +164,10 @@ mod tests {
         assert_eq!(&read, b"PRI", "nothing of it is taken off");
         // Asked on, it takes in whatever came.
         let mut replica = tokio::select! {
-            replica = replicas.recv() => replica.unwrap().rehome().unwrap(),
+            replica = replicas.recv() => replica.unwrap(),
             _ = control.next() => panic!("nobody else has said anything"),
         };
+        replica.get_mut().rehome().unwrap();
         replica.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"ulk", "its first byte only says what it is");
     }
