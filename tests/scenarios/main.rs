@@ -10,6 +10,7 @@ mod directory;
 mod disk_fails;
 mod disk_full;
 mod drain;
+mod forwarding;
 mod idempotence;
 mod network;
 mod nodes;

@@ -46,7 +46,7 @@ section! {
     /// at once. Empty: no TLS.
     "internal.cert.file" => internal_cert_file: Option<PathBuf> = None;
 
-    /// Its private key.
+    /// Its private key, not encrypted; readable by the broker alone.
     "internal.key.file" => internal_key_file: Option<PathBuf> = None;
 
     /// Certificates of the cluster's CAs. Whoever has a certificate of one of them is believed to be

@@ -13,12 +13,16 @@ use tonic::{
 };
 use tower::service_fn;
 
-use crate::tls::{Credentials, server_name};
+use crate::tls::{BULK_PROTOCOL, CALLS_PROTOCOL, Credentials, HTTP2, server_name};
 
 /// The first byte of a connection that carries batches, without TLS (which says it otherwise:
 /// [`crate::tls`]), before HTTP/2 begins (with a `P`): whoever
 /// accepts it serves it on other threads than those that the quorum lives on.
 pub const BULK: u8 = b'B';
+
+/// The first byte of a connection that carries clients' calls which are passed on: they are served
+/// where clients are.
+pub const CALLS: u8 = b'C';
 
 /// How long a connection may take to be made.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,7 +62,7 @@ impl Dialler {
         let endpoint = endpoint(address)?;
         match &self.0 {
             None => in_time(address, endpoint.connect()).await,
-            Some(secured) => secured.connect(address, endpoint, false).await,
+            Some(secured) => secured.connect(address, endpoint, HTTP2).await,
         }
     }
 
@@ -67,16 +71,33 @@ impl Dialler {
     /// # Errors
     /// As for [`Dialler::dial`].
     pub async fn dial_bulk(&self, address: &str) -> Result<Channel, Status> {
+        self.dial_for(address, BULK, BULK_PROTOCOL).await
+    }
+
+    /// Connects for calls of clients that are passed on: see [`CALLS`].
+    ///
+    /// # Errors
+    /// As for [`Dialler::dial`].
+    pub async fn dial_calls(&self, address: &str) -> Result<Channel, Status> {
+        self.dial_for(address, CALLS, CALLS_PROTOCOL).await
+    }
+
+    async fn dial_for(
+        &self,
+        address: &str,
+        first: u8,
+        protocol: &'static [u8],
+    ) -> Result<Channel, Status> {
         let endpoint = endpoint(address)?.max_frame_size(http2::MAX_FRAME_BYTES);
         if let Some(secured) = &self.0 {
-            return secured.connect(address, endpoint, true).await;
+            return secured.connect(address, endpoint, protocol).await;
         }
         let to = address.to_owned();
         let connector = service_fn(move |_: Uri| {
             let to = to.clone();
             async move {
                 let mut stream = tcp(&to).await?;
-                stream.write_all(&[BULK]).await?;
+                stream.write_all(&[first]).await?;
                 io::Result::Ok(TokioIo::new(stream))
             }
         });
@@ -91,7 +112,7 @@ impl Secured {
         &self,
         address: &str,
         endpoint: Endpoint,
-        bulk: bool,
+        protocol: &[u8],
     ) -> Result<Channel, Status> {
         let (own, host) = &self.myself;
         let host = match address {
@@ -102,7 +123,7 @@ impl Secured {
             Status::invalid_argument(format!("{address}: no certificate can name {host}"))
         })?;
         let no_nodes = || Status::internal("these credentials are not for the port between nodes");
-        let config = self.credentials.to_dial(bulk).ok_or_else(no_nodes)?;
+        let config = self.credentials.to_dial(protocol).ok_or_else(no_nodes)?;
         let connector = service_fn({
             let (to, host) = (address.to_owned(), host.to_owned());
             move |_: Uri| {

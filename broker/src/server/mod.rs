@@ -164,13 +164,15 @@ impl Server {
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
+        let (bulk, replicas) = mpsc::channel(service::internal::WAITING_MAX);
+        let (calls, passed_on) = mpsc::channel(service::internal::WAITING_MAX);
         let nodes = ConnectionMetrics::register_internal(&metrics);
         let port = service::internal::Port {
             listener: internal,
             security: secured.internal.clone(),
             door: door.clone(),
             bulk,
+            calls,
             connections: nodes.clone(),
         };
         control.spawn(service::internal::serve(port, &bounds));
@@ -308,6 +310,10 @@ impl Server {
         let quorum: Arc<dyn MetaQuorum> = quorum;
         let env = ServiceEnv {
             broker: identity.node,
+            to_leaders: Some(service::ToLeaders {
+                locate: member.locate.clone(),
+                dialler: member.dialler.clone(),
+            }),
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
@@ -324,7 +330,7 @@ impl Server {
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,
         };
-        let serving = tokio::spawn(service::serve(listener, env, &bounds).await);
+        let serving = tokio::spawn(service::serve(listener, passed_on, env, &bounds).await);
         stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;

@@ -76,32 +76,44 @@ pub(super) fn secure<A: Stream<Item = io::Result<Connection<Tcp>>>>(
 impl Shared {
     async fn secured(&self, connection: Connection<Tcp>) -> Option<Connection<Socket>> {
         let _turn = self.turns.take().await;
-        let Security { credentials, handshake_timeout, .. } = &self.security;
-        let shaking = connection.upgrade(async |tcp| self.shake(tcp).await);
-        let (secured, how) = match timeout(*handshake_timeout, shaking).await {
-            Ok(Ok(secured)) => (Some(secured), Handshake::Done),
-            Ok(Err(how)) => (None, how),
-            Err(_) => (None, Handshake::TimedOut),
-        };
-        credentials.metrics().observe(how);
-        secured
+        connection.upgrade(async |tcp| self.shake_in_time(tcp).await.ok_or(())).await.ok()
     }
 
-    async fn shake(&self, mut tcp: Tcp) -> Result<Socket, Handshake> {
+    async fn shake_in_time(&self, tcp: Tcp) -> Option<Socket> {
+        let Security { credentials, handshake_timeout, .. } = &self.security;
+        let metrics = credentials.metrics();
+        match timeout(*handshake_timeout, self.shake(tcp)).await {
+            Ok(Ok(socket)) => {
+                metrics.observe(Handshake::Done);
+                Some(socket)
+            }
+            Ok(Err((how, mut tcp))) => {
+                metrics.observe(how);
+                if how == Handshake::Plaintext {
+                    refuse_plaintext(&mut tcp).await;
+                }
+                linger(&mut tcp).await;
+                None
+            }
+            Err(_) => {
+                metrics.observe(Handshake::TimedOut);
+                None
+            }
+        }
+    }
+
+    async fn shake(&self, tcp: Tcp) -> Result<Socket, (Handshake, Tcp)> {
         let mut first = [0];
         match tcp.get_ref().peek(&mut first).await {
             Ok(1) if first[0] == TLS_HANDSHAKE => {}
-            Ok(1) => {
-                refuse_plaintext(&mut tcp).await;
-                return Err(Handshake::Plaintext);
-            }
-            _ => return Err(Handshake::Failed),
+            Ok(1) => return Err((Handshake::Plaintext, tcp)),
+            _ => return Err((Handshake::Failed, tcp)),
         }
         let from = tcp.get_ref().peer_addr().ok();
         let acceptor = TlsAcceptor::from(self.security.credentials.server());
         match acceptor.accept(tcp).into_fallible().await {
             Ok(tls) => Ok(Socket::Tls(Box::new(tls))),
-            Err((error, mut tcp)) => {
+            Err((error, tcp)) => {
                 let how = how_it_failed(&error);
                 let from = from.map(|address| address.to_string()).unwrap_or_default();
                 match how {
@@ -110,8 +122,7 @@ impl Shared {
                     }
                     _ => tracing::debug!(from, %error, "a TLS handshake failed"),
                 }
-                linger(&mut tcp).await;
-                Err(how)
+                Err((how, tcp))
             }
         }
     }
@@ -143,9 +154,8 @@ async fn refuse_plaintext(tcp: &mut Tcp) {
     said.extend([0, 0, LENGTH as u8, 7, 0, 0, 0, 0, 0]);
     said.extend([0, 0, 0, 0, 0, 0, 0, INADEQUATE_SECURITY]);
     said.extend(PLAINTEXT);
-    if tcp.write_all(&said).await.is_ok() {
-        linger(tcp).await;
-    }
+    // Whoever is gone need not know.
+    let _ = timeout(LINGER, tcp.write_all(&said)).await;
 }
 
 fn how_it_failed(error: &io::Error) -> Handshake {

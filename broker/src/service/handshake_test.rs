@@ -12,7 +12,7 @@ use crate::{
     service::{connections::accept, responsive::Responsive},
     telemetry::{ConnectionMetrics, Registry, TlsMetrics},
     tls::{
-        BULK_PROTOCOL, Credentials, HTTP2, Peers, Sources, server_name,
+        BULK_PROTOCOL, CALLS_PROTOCOL, Credentials, HTTP2, Peers, Sources, server_name,
         test_certificates::{Authority, Files, Identity},
     },
 };
@@ -165,12 +165,12 @@ async fn between_nodes_the_handshake_says_what_the_connection_carries() {
     let files = Files::of(&identity, &ca);
     let mut port = Port::open(files.internal()).await;
     let mut secured = Box::pin(port.secured());
-    for (protocol, bulk) in [(HTTP2, false), (BULK_PROTOCOL, true)] {
+    for protocol in [HTTP2, BULK_PROTOCOL, CALLS_PROTOCOL] {
         let address = port.address.clone();
         let (accepted, stream) =
             tokio::join!(secured.next(), connect(&address, &ca, Some(&identity), protocol));
         let mut connection = accepted.unwrap().unwrap();
-        assert_eq!(connection.get_ref().asked_for_bulk(), Some(bulk));
+        assert_eq!(connection.get_ref().asked_for(), Some(protocol));
         // Moved to other threads, it goes on where it was.
         let mut stream = stream.unwrap();
         let moved = std::thread::spawn(move || {

@@ -19,11 +19,12 @@
 //! | `batch`, `record_batches`, `in_flight` | one batch in; records into batches; what is unanswered |
 //! | `consume`, `fetch_unary`, `fetch_stream`, `tail` | `ConsumeService` |
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
+//! | `forward`, `forward_fetch`, `forward_tail` | what other brokers lead, passed on to them |
 //! | `cluster` | `ClusterService` |
 //! | [`internal`] | the port between nodes |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
-//! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
+//! | `core`, `resolve`, `freshness`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
 //! | [`internal`] | what other brokers ask, on their own port |
 //! | `connections`, `handshake`, `socket`, `responsive`, `preface` | connections, before there are calls |
 //! | `held`, `receiving`, `counting` | what surrounds calls |
@@ -42,6 +43,10 @@ mod deadline;
 mod decode;
 mod fetch_stream;
 mod fetch_unary;
+mod forward;
+mod forward_fetch;
+mod forward_tail;
+mod freshness;
 mod handshake;
 mod held;
 mod in_flight;
@@ -71,6 +76,7 @@ use riverrun_proto::{
     rpc::{self, v1},
 };
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     service::Routes,
     transport::{Server, server::Router},
@@ -84,9 +90,10 @@ use v1::{
     produce_service_server::ProduceServiceServer,
 };
 
+pub use self::forward::ToLeaders;
 use self::{
-    connections::Places, core::Core, handshake::secure, held::AroundCalls, limits::Limits,
-    preface::Preface, responsive::Responsive,
+    connections::Places, core::Core, handshake::secure, held::AroundCalls, internal::Placed,
+    limits::Limits, preface::Preface, responsive::Responsive,
 };
 use crate::{
     clock::Clock,
@@ -109,6 +116,8 @@ pub struct ServiceEnv {
     pub broker: BrokerId,
     /// Its cluster.
     pub cluster: ClusterId,
+    /// Where calls are passed on to; `None`: nowhere.
+    pub to_leaders: Option<ToLeaders>,
     /// The bounds of the service.
     pub limits: Limits,
     /// Listener, windows, keepalive.
@@ -133,7 +142,8 @@ pub struct ServiceEnv {
     pub shutdown: Shutdown,
 }
 
-/// Sets up `riverrun.v1` on `listener`; the future that comes out of it serves. By then health says
+/// Sets up `riverrun.v1` on `listener`, and on connections that other nodes made to pass calls on; the
+/// future that comes out of it serves. By then health says
 /// that it serves, and bounds are shown in `bounds`: who calls at once finds all of it.
 ///
 /// From [`Shutdown::draining`] on no connection is accepted and no call taken, streams are told to
@@ -141,6 +151,7 @@ pub struct ServiceEnv {
 /// at once.
 pub async fn serve(
     listener: TcpListener,
+    passed_on: tokio::sync::mpsc::Receiver<Placed>,
     env: ServiceEnv,
     bounds: &Bounds,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -156,7 +167,12 @@ pub async fn serve(
         move |stream| Responsive::new(stream, silence_max, metrics.clone())
     });
     let secured = secure(accepted, env.security.clone(), max, ("tls.handshakes.max", bounds));
-    let connections = futures::StreamExt::map(secured, move |connection| {
+    let passed_on = tokio_stream::StreamExt::map(ReceiverStream::new(passed_on), |mut placed| {
+        placed.get_mut().rehome()?;
+        Ok::<_, io::Error>(placed)
+    });
+    let all = futures::stream::select(secured, passed_on);
+    let connections = futures::StreamExt::map(all, move |connection| {
         Ok::<_, io::Error>(Preface::new(connection?, silence_max, metrics.clone()))
     });
     let router = router(env, bounds).await;

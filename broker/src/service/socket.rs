@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::responsive::Responsive;
-use crate::tls::BULK_PROTOCOL;
+use crate::tls::HTTP2;
 
 /// A TCP connection whose peer has to take what is written.
 pub(super) type Tcp = Responsive<TcpStream>;
@@ -32,12 +32,11 @@ pub enum Socket {
 // === impl Socket ===
 
 impl Socket {
-    /// Whether the peer asked in its handshake to send batches of replicas; `None`: without TLS
-    /// its first byte says so.
-    pub(super) fn asked_for_bulk(&self) -> Option<bool> {
+    /// What the peer asked for in its handshake; `None`: without TLS its first byte says so.
+    pub(super) fn asked_for(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol() == Some(BULK_PROTOCOL)),
+            Self::Tls(tls) => Some(tls.get_ref().1.alpn_protocol().unwrap_or(HTTP2)),
         }
     }
 

@@ -18,7 +18,7 @@ use rustls::{
 };
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{BULK_PROTOCOL, HTTP2, Peers, Sources, TlsError, files::Contents};
+use super::{BULK_PROTOCOL, CALLS_PROTOCOL, HTTP2, Peers, Sources, TlsError, files::Contents};
 use crate::telemetry::PortTlsMetrics;
 
 /// What a port shows of itself and whom it believes.
@@ -44,8 +44,8 @@ pub enum Look {
 struct Loaded {
     contents: Contents,
     server: Arc<ServerConfig>,
-    /// To dial other nodes for gRPC, and for batches of replicas.
-    dialling: Option<[Arc<ClientConfig>; 2]>,
+    /// To dial other nodes, by what is asked for; none where the port is not between nodes.
+    dialling: Vec<Arc<ClientConfig>>,
 }
 
 // === impl Credentials ===
@@ -66,12 +66,12 @@ impl Credentials {
         Arc::clone(&self.current.load().server)
     }
 
-    /// To dial another node, for batches of replicas or anything else; `None` where the port is
-    /// not the one between nodes.
-    pub fn to_dial(&self, bulk: bool) -> Option<Arc<ClientConfig>> {
+    /// To dial another node and ask it for `protocol`; `None` where the port is not the one between
+    /// nodes.
+    pub fn to_dial(&self, protocol: &[u8]) -> Option<Arc<ClientConfig>> {
         let current = self.current.load();
-        let [plain, batches] = current.dialling.as_ref()?;
-        Some(Arc::clone(if bulk { batches } else { plain }))
+        let mut all = current.dialling.iter();
+        all.find(|config| config.alpn_protocols[..] == [protocol]).cloned()
     }
 
     /// Of the port.
@@ -160,11 +160,13 @@ impl Loaded {
             .map_err(|error| unfit(sources, &error))?;
         server.alpn_protocols = vec![HTTP2.to_vec()];
 
-        let mut dialling = None;
+        let mut dialling = Vec::new();
         if let Some(roots) = roots.filter(|_| sources.between_nodes) {
-            server.alpn_protocols.push(BULK_PROTOCOL.to_vec());
             let dialler = Dialling { provider, roots, chain, key, sources };
-            dialling = Some([dialler.asking_for(HTTP2)?, dialler.asking_for(BULK_PROTOCOL)?]);
+            server.alpn_protocols.extend([BULK_PROTOCOL.to_vec(), CALLS_PROTOCOL.to_vec()]);
+            for protocol in &server.alpn_protocols {
+                dialling.push(dialler.asking_for(protocol)?);
+            }
         }
         Ok(Self { contents, server: Arc::new(server), dialling })
     }

@@ -70,10 +70,13 @@ fn whole_files_take_the_place_of_old_ones_and_broken_ones_do_not() {
     assert_eq!((value(broken), value(kept)), ("1".into(), "1".into()), "counted once");
 
     fs::write(files.key(), &next.key).unwrap();
-    let dialling = credentials.to_dial(true).unwrap();
+    let dialling = credentials.to_dial(BULK_PROTOCOL).unwrap();
     assert_eq!(credentials.look(), Look::Renewed);
     assert!(!Arc::ptr_eq(&first, &credentials.server()));
-    assert!(!Arc::ptr_eq(&dialling, &credentials.to_dial(true).unwrap()), "both sides are");
+    assert!(
+        !Arc::ptr_eq(&dialling, &credentials.to_dial(BULK_PROTOCOL).unwrap()),
+        "both sides are"
+    );
     assert_eq!((value(broken), value(renewed)), ("0".into(), "1".into()));
     assert_eq!(credentials.look(), Look::Same);
 

@@ -11,9 +11,10 @@
 //! for days.
 //!
 //! # What a connection between nodes carries
-//! TLS itself says it. A node that dials for batches of replicas asks for [`BULK_PROTOCOL`] where it
-//! asks for [`HTTP2`] otherwise (ALPN, RFC 7301), so that whoever accepts knows it by the end of the
-//! handshake, without a byte of payload read or put back. Without TLS the first byte says it.
+//! TLS itself says it. A node that dials for batches of replicas asks for [`BULK_PROTOCOL`], one that
+//! passes on calls of clients for [`CALLS_PROTOCOL`], where it asks for [`HTTP2`] otherwise (ALPN, RFC
+//! 7301). So whoever accepts knows it by the end of the handshake, without a byte of payload read or
+//! put back. Without TLS the first byte says it.
 
 mod credentials;
 mod files;
@@ -33,6 +34,8 @@ use crate::config::{ClientAuth, TlsConfig};
 pub const HTTP2: &[u8] = b"h2";
 /// HTTP/2 as well, with batches of replicas.
 pub const BULK_PROTOCOL: &[u8] = b"riverrun-bulk";
+/// HTTP/2 as well, with clients' calls that another broker passes on.
+pub const CALLS_PROTOCOL: &[u8] = b"riverrun-calls";
 
 /// Why certificate files cannot be used. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

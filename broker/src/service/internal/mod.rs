@@ -39,7 +39,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, service::Routes, transport::Server};
 
-pub use lanes::BULK_WAITING_MAX;
+pub use lanes::WAITING_MAX;
 
 use super::{
     connections::{self, Connection, Places},
@@ -145,6 +145,8 @@ pub struct Port {
     pub door: Door,
     /// Connections of replicas are handed to it.
     pub bulk: mpsc::Sender<Placed>,
+    /// Connections with calls of clients that other brokers pass on.
+    pub calls: mpsc::Sender<Placed>,
     /// What becomes of connections.
     pub connections: ConnectionMetrics,
 }
@@ -153,9 +155,9 @@ pub struct Port {
 /// as before.
 /// Its bounds are shown in `bounds` before the future that serves is run.
 pub fn serve(port: Port, bounds: &Bounds) -> impl Future<Output = ()> + Send + use<> {
-    let Port { listener, security, door, bulk, connections: metrics } = port;
+    let Port { listener, security, door, bulk, calls, connections: metrics } = port;
     let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
-    let bulk = lanes::Bulk::new(bulk, bounds);
+    let lanes = lanes::Lanes::new(bulk, calls, bounds);
     let accepted = connections::accept(listener, places, {
         let metrics = metrics.clone();
         move |stream| Responsive::new(stream, SILENCE_MAX, metrics.clone())
@@ -164,7 +166,7 @@ pub fn serve(port: Port, bounds: &Bounds) -> impl Future<Output = ()> + Send + u
     async move {
         let shutdown = door.shutdown.clone();
         let _running = shutdown.register("internal service");
-        let incoming = lanes::sort(secured, bulk);
+        let incoming = lanes::sort(secured, lanes);
         let incoming = incoming.map(|placed| Ok::<_, io::Error>(begins(placed?, &metrics)));
         let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
         tokio::select! {
