@@ -357,6 +357,15 @@ impl Server {
         &self.report
     }
 
+    /// Waits until this broker cannot go on, and says why: it does not carry out metadata changes any
+    /// more. Cancel safe. Call [`Server::stop`] then; another start may do better.
+    pub async fn cannot_go_on(&self) -> Arc<str> {
+        match &self.parts.registry {
+            Some(registry) => registry.end_of_applying().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Finishes what is in flight, writes everything down, and ends.
     ///
     /// Dropped on the way, the rest is done in the background.
