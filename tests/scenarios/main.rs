@@ -10,6 +10,7 @@ mod directory;
 mod disk_fails;
 mod disk_full;
 mod drain;
+mod forwarding;
 mod idempotence;
 mod network;
 mod nodes;
@@ -20,6 +21,7 @@ mod python;
 mod quorum;
 mod replication;
 mod retention;
+mod tls;
 
 use std::{io::Write, path::Path};
 

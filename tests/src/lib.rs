@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod append;
+pub mod certificates;
 pub mod checker;
 pub mod clock;
 pub mod disk;
