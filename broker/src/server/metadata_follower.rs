@@ -82,6 +82,10 @@ async fn follow_on(
         if let Err(why) = applied.await {
             return why;
         }
+        if presence.is_forgotten(&image) {
+            return "this broker was removed from the cluster; started again it comes as a new one"
+                .to_owned();
+        }
         if let Some(run) = presence.replaced_by(&image) {
             return format!(
                 "this broker was registered anew, in run {run}, by a process that started before it \

@@ -89,6 +89,12 @@ impl OwnPresence {
         }
     }
 
+    /// Whether the cluster has forgotten this broker, which had registered: it was removed while it
+    /// was fenced, and ran all the same.
+    pub(super) fn is_forgotten(&self, image: &MetadataImage) -> bool {
+        image.broker(self.me).is_none()
+    }
+
     /// A later run that the cluster knows in this one's place. A join that was long on its way, of a
     /// process that is gone, may arrive after this one's; or there are two with one id. This run
     /// stays fenced from then on, and nothing it says is heard.
