@@ -4,6 +4,7 @@
 mod backpressure;
 mod bad_input;
 mod bad_requests;
+mod chaos;
 mod configuration;
 mod crash;
 mod directory;
