@@ -24,6 +24,7 @@ async fn a_little_chaos_loses_nothing() {
         hold_max: Duration::from_secs(2),
         pace: Duration::from_millis(2),
         settings: chaos::settings(&quick),
+        stale_ends_pass: false,
     };
     match chaos::run(&plan).await {
         Ok(report) => {

@@ -7,6 +7,8 @@ mod bad_requests;
 mod chaos;
 mod configuration;
 mod crash;
+mod cut_off;
+mod deploy;
 mod directory;
 mod disk_fails;
 mod disk_full;
