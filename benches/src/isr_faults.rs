@@ -158,9 +158,19 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
         before = now;
     }
     drop(faults);
-    followers.iter().for_each(|follower| signal(*follower, Signal::CONT));
     counters.stop.store(true, Ordering::SeqCst);
-    producing.await.map_err(|_| BenchError::Failed("a producer panicked".into()))?;
+    // Whoever stopped them may have been in the midst of it: go on, until all is acknowledged.
+    let go_on = async {
+        loop {
+            followers.iter().for_each(|follower| signal(*follower, Signal::CONT));
+            sleep(STANDS).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = producing => ended,
+        never = go_on => never,
+    };
+    ended.map_err(|_| BenchError::Failed("a producer panicked".into()))?;
     let (shrinks, failed) = (&counters.shrinks, &counters.failed);
     let (isr_shrinks, failed) = (shrinks.load(Ordering::SeqCst), failed.load(Ordering::SeqCst));
     drop(tasks);

@@ -98,7 +98,7 @@ impl Scene {
         load.progress(RECORDS).await;
         self.cluster.until_in_sync(TOPIC, 3).await;
         let history = load.finish().await.history();
-        // Ends told by whoever leads no more are the lease's to refuse.
+        // A leader that is cut off has no lease yet that would keep it from telling old ends.
         let mut found = checker::check(&history);
         found.retain(|anomaly| !matches!(anomaly, checker::Anomaly::StaleEnd { .. }));
         checker::assert_none(&found);

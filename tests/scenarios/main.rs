@@ -22,6 +22,7 @@ mod python;
 mod quorum;
 mod replication;
 mod retention;
+mod strangers;
 
 use std::{io::Write, path::Path};
 

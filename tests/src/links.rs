@@ -17,8 +17,8 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinHandle,
+    sync::{Semaphore, watch},
+    task::{JoinHandle, spawn_blocking},
     time::sleep,
 };
 
@@ -32,10 +32,10 @@ use crate::{
 const SOCKETS: &str = "/proc/net/tcp";
 
 /// How often a dialler is looked for that has just been started.
-const LOOKS: usize = 20;
+const LOOKS: usize = 5;
 
 /// Between two looks.
-const LOOK_PAUSE: Duration = Duration::from_millis(5);
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// All links between nodes 1, 2, … Doors close when dropped.
 #[derive(Debug)]
@@ -62,6 +62,18 @@ struct Paths {
     weather: Vec<watch::Sender<Weather>>,
     /// Connections made before it changed are dropped.
     generation: Vec<watch::Sender<u64>>,
+    /// Looking who dials reads much of `/proc`: one at a time, and not where bytes are carried, or a
+    /// storm of dials would keep them from being.
+    looking: Semaphore,
+}
+
+/// Who dials.
+enum Dialler {
+    Node(usize),
+    /// Nobody that is known yet.
+    Unknown,
+    /// It has closed its end already.
+    Gone,
 }
 
 // === impl Links ===
@@ -81,6 +93,7 @@ impl Links {
             processes: Mutex::new(vec![None; nodes.len()]),
             weather: (0..pairs).map(|_| watch::Sender::default()).collect(),
             generation: (0..pairs).map(|_| watch::Sender::default()).collect(),
+            looking: Semaphore::new(1),
         };
         let door = |node: &SocketAddr| Door { port: free_port(), node: *node, accepting: None };
         Ok(Self { paths: Arc::new(paths), doors: nodes.iter().map(door).collect() })
@@ -236,18 +249,27 @@ impl Paths {
     }
 
     /// The node whose process has a socket from port `from` to `door`.
-    async fn dialler(&self, from: u16, door: u16) -> Option<usize> {
+    async fn dialler(self: &Arc<Self>, from: u16, door: u16) -> Option<usize> {
         for _ in 0..LOOKS {
-            if let Some(socket) = socket(from, door) {
-                let processes = self.lock().clone();
-                let has = |process: &Option<u32>| process.is_some_and(|it| holds(it, &socket));
-                if let Some(node) = processes.iter().position(has) {
-                    return Some(node + 1);
-                }
+            let found = {
+                let _one_at_a_time = self.looking.acquire().await.ok()?;
+                let this = Arc::clone(self);
+                spawn_blocking(move || this.look(from, door)).await.ok()?
+            };
+            match found {
+                Dialler::Node(node) => return Some(node),
+                Dialler::Gone => return None,
+                Dialler::Unknown => sleep(LOOK_PAUSE).await,
             }
-            sleep(LOOK_PAUSE).await;
         }
         None
+    }
+
+    fn look(&self, from: u16, door: u16) -> Dialler {
+        let Some(socket) = socket(from, door) else { return Dialler::Gone };
+        let processes = self.lock().clone();
+        let has = |process: &Option<u32>| process.is_some_and(|it| holds(it, &socket));
+        processes.iter().position(has).map_or(Dialler::Unknown, |at| Dialler::Node(at + 1))
     }
 }
 
