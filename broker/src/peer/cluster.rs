@@ -195,6 +195,38 @@ async fn identify(server: &str, incarnation: IncarnationId) -> Answer {
     }
 }
 
+/// Dials this node where others are told to, until it answers itself. A broker at a wrong address would
+/// be taken in, lead partitions, and be followed by nobody.
+///
+/// # Errors
+/// If another node answers there.
+pub async fn prove_address(card: &Card) -> Result<(), Refused> {
+    let mut backoff = Backoff::default();
+    let mut said = String::new();
+    loop {
+        let (address, answer) = (&card.address, identify(&card.address, card.incarnation).await);
+        let wrong = |there: &str| {
+            format!(
+                "others are told to dial this node at {address}, where {there}: correct \
+                 network.internal.advertised.host and network.internal.advertised.port"
+            )
+        };
+        let silence = match answer {
+            Answer::Myself => return Ok(()),
+            Answer::Blank(node) | Answer::Member(node, _) => {
+                return Err(Refused(wrong(&format!("node {node} answers"))));
+            }
+            Answer::Newer(_) => return Err(Refused(wrong("another node answers"))),
+            Answer::Silence(why) => wrong(&format!("it does not answer ({why})")),
+        };
+        if said != silence {
+            said = silence;
+            tracing::warn!("{said}");
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
 /// Asks to be taken in until this node hears from a leader that has it in its quorum and has caught
 /// up. `others` says where to ask.
 ///
@@ -218,15 +250,6 @@ pub async fn join(
                 });
                 if caught_up.await.unwrap_or(false) {
                     return Ok(());
-                }
-                if let Some(wrong) = wrong_address(card).await {
-                    if wrong.another_answers {
-                        return Err(Refused(wrong.why));
-                    }
-                    if said != wrong.why {
-                        said = wrong.why;
-                        tracing::warn!(why = said, "the leader of the quorum is not heard");
-                    }
                 }
             }
             Err(status) if status.code() == Code::FailedPrecondition => {
@@ -253,7 +276,6 @@ pub fn is_member(card: &Card, quorum: &RaftQuorum) -> bool {
 /// again. Ends with the quorum.
 pub async fn stay(card: Card, quorum: Arc<RaftQuorum>, others: impl Fn() -> Vec<String>) {
     let mut leader = quorum.leader();
-    let mut said = String::new();
     loop {
         // Until nobody leads, …
         if leader.wait_for(Option::is_none).await.is_err() {
@@ -271,40 +293,8 @@ pub async fn stay(card: Card, quorum: Arc<RaftQuorum>, others: impl Fn() -> Vec<
         }
         if let Err(status) = ask_to_join(&card, &servers).await {
             tracing::debug!(why = status.message(), "no leader of the quorum is heard");
-        } else if let Some(WrongAddress { why, .. }) = wrong_address(&card).await
-            && said != why
-        {
-            said = why;
-            tracing::warn!(why = said, "a leader answers this node, and does not reach it");
         }
     }
-}
-
-/// This node tells others to dial where it is not.
-struct WrongAddress {
-    /// With what to do.
-    why: String,
-    /// Somebody is there, but not this node.
-    another_answers: bool,
-}
-
-/// Dials this node as others are told to: whoever was answered by a leader and is not reached by it may
-/// have told it a wrong address.
-async fn wrong_address(card: &Card) -> Option<WrongAddress> {
-    let there = match identify(&card.address, card.incarnation).await {
-        Answer::Myself => return None,
-        Answer::Blank(node) | Answer::Member(node, _) => Ok(format!("node {node} answers")),
-        Answer::Newer(_) => Ok("another node answers".to_owned()),
-        Answer::Silence(why) => Err(format!("it does not answer ({why})")),
-    };
-    let another_answers = there.is_ok();
-    let (Ok(there) | Err(there)) = there;
-    let why = format!(
-        "others are told to dial this node at {}, where {there}: correct \
-         network.internal.advertised.host and network.internal.advertised.port",
-        card.address
-    );
-    Some(WrongAddress { why, another_answers })
 }
 
 /// One round: asks each, and follows whoever is pointed to.
