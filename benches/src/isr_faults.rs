@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{interval, sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -146,13 +146,14 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
     ];
     let producing = tokio::spawn(produce(client.clone(), name.clone(), Arc::clone(&counters)));
     sleep(WARM_UP).await;
-    let began = Instant::now();
+    let mut ticks = interval(SAMPLE);
+    ticks.tick().await;
     let faults = strike(fault, &followers);
     let mut samples = Vec::new();
     let mut before = counters.consumed_bytes.load(Ordering::Relaxed);
     let count = lasts.as_millis() / SAMPLE.as_millis();
-    for sample in 1..=u32::try_from(count).unwrap_or(u32::MAX) {
-        sleep_until(began + SAMPLE * sample).await;
+    for _ in 0..count {
+        ticks.tick().await;
         let now = counters.consumed_bytes.load(Ordering::Relaxed);
         samples.push(now - before);
         before = now;

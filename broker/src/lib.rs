@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
 pub mod io;
 pub mod log;

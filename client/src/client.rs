@@ -14,6 +14,7 @@ use crate::{
     producer::ProducerBuilder,
     reader::ReaderBuilder,
     retry::{self, RetryPolicy, Verdict},
+    tls::{Tls, TlsDial},
 };
 
 /// A client of one cluster. Cheap to clone; all clones share connections and metadata.
@@ -48,6 +49,7 @@ pub(crate) struct ClientParts {
 pub struct ClientBuilder {
     config: ClientConfig,
     mistake: Option<Error>,
+    tls: Option<Tls>,
     dial: Box<dyn Dial>,
 }
 
@@ -56,7 +58,12 @@ pub struct ClientBuilder {
 impl Client {
     /// Options, with their defaults.
     pub fn builder() -> ClientBuilder {
-        ClientBuilder { config: ClientConfig::default(), mistake: None, dial: Box::new(Tcp) }
+        ClientBuilder {
+            config: ClientConfig::default(),
+            mistake: None,
+            tls: None,
+            dial: Box::new(Tcp),
+        }
     }
 
     /// Options of a producer.
@@ -170,6 +177,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Speaks TLS with all brokers: whom to believe, and what to show. Default: no TLS.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// How this client is called in the broker's logs and metrics. Default `riverrun`.
     pub fn client_id(mut self, id: impl Into<String>) -> Self {
         self.config.client_id = id.into();
@@ -216,13 +229,20 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument), naming the option.
-    #[expect(clippy::unused_async, reason = "certificates and tokens will be read here")]
     pub async fn build(self) -> Result<Client> {
         if let Some(mistake) = self.mistake {
             return Err(mistake);
         }
         self.config.verify()?;
-        let connections = Connections::new(&self.config, self.dial);
+        let dial = match self.tls {
+            None => self.dial,
+            Some(tls) => {
+                let read = tokio::task::spawn_blocking(|| TlsDial::new(tls)).await;
+                let read = read.map_err(|panic| Error::invalid(format!("tls: {panic}")))?;
+                Box::new(read?)
+            }
+        };
+        let connections = Connections::new(&self.config, dial);
         Ok(Client(Arc::new(ClientParts {
             metadata: Metadata::new(&self.config, Arc::clone(&connections)),
             connections,

@@ -19,6 +19,9 @@ pub enum ErrorKind {
     InvalidArgument,
     /// No broker could be reached, or the connection broke.
     Connection,
+    /// The broker and this client do not believe each other's certificates, or only one of them
+    /// speaks TLS. Somebody has to change that; nothing was sent.
+    Security,
     /// A deadline of this client passed.
     Timeout,
     /// The producer, consumer or client was closed.

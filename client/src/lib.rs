@@ -60,6 +60,7 @@ mod record;
 mod retry;
 #[cfg(test)]
 mod test_broker;
+mod tls;
 mod topic;
 
 pub use riverrun_proto::{
@@ -86,5 +87,6 @@ pub use self::{
     },
     reader::{Reader, ReaderBuilder},
     record::{ConsumerRecord, Header, Record},
+    tls::Tls,
     topic::{Broker, Cluster, OffsetReset, Partition, Position, Topic, TopicPartition},
 };

@@ -214,7 +214,7 @@ impl Metadata {
                     self.known.lock().last_good = Some(address);
                     return Ok(answer);
                 }
-                Err(error) if error.kind() == ErrorKind::Connection && try_next(&error) => {
+                Err(error) if is_of_one_broker(&error) && try_next(&error) => {
                     last_error = Some(error);
                 }
                 Err(error) => return Err(error),
@@ -298,6 +298,11 @@ fn newest(mut told: Topic, known: Option<&Topic>) -> Topic {
         }
     }
     told
+}
+
+/// Another broker may well answer: this one is away, or its certificate is wrong.
+fn is_of_one_broker(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Connection | ErrorKind::Security)
 }
 
 #[cfg(test)]

@@ -113,10 +113,18 @@ class Requests:
         return iter(self.queue.get, None)
 
 
+def channel():
+    """To the broker; with TLS where a CA was given, and a certificate if one was."""
+    if ARGUMENTS.ca is None:
+        return grpc.insecure_channel(ARGUMENTS.broker)
+    pem = [path and path.read_bytes() for path in (ARGUMENTS.ca, ARGUMENTS.key, ARGUMENTS.cert)]
+    return grpc.secure_channel(ARGUMENTS.broker, grpc.ssl_channel_credentials(*pem))
+
+
 class StubsAlone(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.channel = grpc.insecure_channel(ARGUMENTS.broker)
+        cls.channel = channel()
         grpc.channel_ready_future(cls.channel).result(timeout=HANG_SECONDS)
         cls.produce = V1.ProduceServiceStub(cls.channel)
         cls.consume = V1.ConsumeServiceStub(cls.channel)
@@ -488,6 +496,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--broker", required=True, help="host:port of a broker to be tried")
     parser.add_argument("--protos", required=True, type=pathlib.Path, help="where riverrun/v1 is")
+    for name in ("ca", "cert", "key"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, help="PEM file, for TLS")
     ARGUMENTS = parser.parse_args()
     with tempfile.TemporaryDirectory() as out:
         V1 = Stubs(ARGUMENTS.protos.resolve(), pathlib.Path(out))

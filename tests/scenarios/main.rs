@@ -13,6 +13,7 @@ mod directory;
 mod disk_fails;
 mod disk_full;
 mod drain;
+mod forwarding;
 mod idempotence;
 mod network;
 mod nodes;
@@ -23,6 +24,7 @@ mod quorum;
 mod replication;
 mod retention;
 mod strangers;
+mod tls;
 
 use std::{io::Write, path::Path};
 

@@ -8,6 +8,11 @@ use std::{
     process::{Command, Stdio},
 };
 
+use riverrun_tests::{
+    certificates::{Authority, replace},
+    process::BrokerProcess,
+};
+
 use crate::{broker, data_dir};
 
 /// The Python to use, if it has what stubs need.
@@ -25,8 +30,8 @@ fn python() -> Result<String, String> {
     Err(format!("{python}: {}", text.lines().last().unwrap_or("it failed")))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_of_stubs_alone_does_it_all() {
+/// Runs the script against a broker, unless there is no Python for it.
+fn stubs_alone(broker: &BrokerProcess, tls: &[(&str, &Path)]) {
     let python = match python() {
         Ok(python) => python,
         Err(why) => {
@@ -39,19 +44,41 @@ async fn a_client_of_stubs_alone_does_it_all() {
             return;
         }
     };
-    let data = data_dir();
-    let broker = broker(data.path()).start();
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let script = Command::new(python)
+    let mut command = Command::new(python);
+    command
         .arg(here.join("python/stubs_alone.py"))
         .args(["--broker", &broker.address()])
         .arg("--protos")
-        .arg(here.join("../proto"))
-        .stdin(Stdio::null())
-        .output()
-        .expect("it was tried");
+        .arg(here.join("../proto"));
+    for (name, file) in tls {
+        command.arg(name).arg(file);
+    }
+    let script = command.stdin(Stdio::null()).output().expect("it was tried");
     let (out, err) = (&script.stdout, &script.stderr);
     let said = format!("{}{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     assert!(script.status.success(), "{said}");
     assert!(said.contains("OK"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_stubs_alone_does_it_all() {
+    let data = data_dir();
+    stubs_alone(&broker(data.path()).start(), &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn and_with_tls_and_a_certificate_of_its_own() {
+    let (data, files) = (data_dir(), data_dir());
+    let ca = Authority::new("ca");
+    ca.signs(&["127.0.0.1"]).write(files.path());
+    replace(&files.path().join("ca.pem"), &ca.pem());
+    let file = |name: &str| files.path().join(name);
+    let (ca, cert, key) = (file("ca.pem"), file("cert.pem"), file("key.pem"));
+    let broker = broker(data.path())
+        .set("tls.grpc.cert.file", &cert.display().to_string())
+        .set("tls.grpc.key.file", &key.display().to_string())
+        .set("tls.grpc.client.ca.file", &ca.display().to_string())
+        .start();
+    stubs_alone(&broker, &[("--ca", &ca), ("--cert", &cert), ("--key", &key)]);
 }

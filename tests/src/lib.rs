@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod append;
+pub mod certificates;
 pub mod chaos;
 pub mod checker;
 pub mod clock;

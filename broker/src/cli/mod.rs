@@ -27,9 +27,10 @@ mod serve;
 mod session;
 mod topic;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use riverrun_client::Tls;
 use tokio::runtime::Runtime;
 
 pub use demo::Machine;
@@ -50,8 +51,9 @@ Start here:
   riverrun consume greetings
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 no broker could serve (try again later).
-Environment: RIVERRUN_BROKERS stands for --brokers, RIVERRUN_LOG=debug shows log lines, NO_COLOR
-takes colours away; RIVERRUN_<KEY> sets a key of the broker's configuration.";
+Environment: RIVERRUN_BROKERS stands for --brokers, RIVERRUN_TLS_CA, RIVERRUN_TLS_CERT and
+RIVERRUN_TLS_KEY for --tls-ca and so on, RIVERRUN_LOG=debug shows log lines, NO_COLOR takes colours
+away; RIVERRUN_<KEY> sets a key of the broker's configuration.";
 
 /// Everything that may be typed.
 #[derive(Debug, Parser)]
@@ -72,6 +74,21 @@ struct GlobalArgs {
     #[arg(value_name = "HOST:PORT,...", default_value = "127.0.0.1:9190", hide_env = true)]
     #[arg(help_heading = "Global options")]
     brokers: Vec<String>,
+
+    /// Speak TLS, and believe brokers with a certificate of a CA in this file (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "RIVERRUN_TLS_CA", hide_env = true)]
+    #[arg(help_heading = "Global options")]
+    tls_ca: Option<PathBuf>,
+
+    /// Certificate to show to brokers that ask for one (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "RIVERRUN_TLS_CERT", hide_env = true)]
+    #[arg(help_heading = "Global options")]
+    tls_cert: Option<PathBuf>,
+
+    /// Its private key (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "RIVERRUN_TLS_KEY", hide_env = true)]
+    #[arg(help_heading = "Global options")]
+    tls_key: Option<PathBuf>,
 
     /// Longest wait for a broker's answer
     #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = timeout)]
@@ -114,7 +131,13 @@ impl Cli {
     /// What went wrong, for [`report`].
     pub fn run(self, start: Instant) -> Result<(), Failure> {
         let Self { global, command } = self;
-        let session = Session::new(global.brokers, global.timeout, global.quiet, start);
+        let session = Session::new(
+            global.brokers,
+            tls(global.tls_ca, global.tls_cert, global.tls_key)?,
+            global.timeout,
+            global.quiet,
+            start,
+        );
         if !matches!(command, Command::Serve(_) | Command::Dev(_)) {
             session::init_logging();
         }
@@ -152,6 +175,24 @@ fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
     let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome
+}
+
+/// Files that belong together.
+fn tls(
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<Tls>> {
+    let usage = |what: &str| Err(Failure::usage(what));
+    match (ca, certificate, key) {
+        (None, None, None) => Ok(None),
+        (None, ..) => usage("--tls-cert and --tls-key need --tls-ca: whom to believe"),
+        (Some(ca), None, None) => Ok(Some(Tls::new(ca))),
+        (Some(ca), Some(certificate), Some(key)) => {
+            Ok(Some(Tls::new(ca).identity(certificate, key)))
+        }
+        (Some(_), ..) => usage("--tls-cert and --tls-key go together"),
+    }
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -192,6 +233,15 @@ mod tests {
             let cli = Cli::try_parse_from(line.split(' ')).unwrap();
             assert_eq!(cli.global.brokers, ["a:1", "b:2"]);
             assert_eq!(cli.global.timeout, Duration::from_millis(1500));
+        }
+        let cli = Cli::try_parse_from("riverrun topic list --tls-ca ca.pem".split(' ')).unwrap();
+        assert!(tls(cli.global.tls_ca, None, None).unwrap().is_some());
+        for (ca, certificate, key) in [(0, 1, 1), (0, 1, 0), (1, 1, 0), (1, 0, 1)] {
+            let file = |given: i32| (given == 1).then(|| PathBuf::from("file.pem"));
+            assert_eq!(
+                tls(file(ca), file(certificate), file(key)).unwrap_err().exit(),
+                Exit::Usage
+            );
         }
         for line in ["riverrun topic list --timeout 0", "riverrun topic list --timeout soon"] {
             assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2);

@@ -155,7 +155,10 @@ pub(super) fn run_until_told(config: Config, started: impl FnOnce(&Server)) -> R
         // Whoever started us may wait for this; without one it does nothing.
         let _ = sd_notify::notify(&[NotifyState::Ready]);
         started(&server);
-        interrupt.next().await;
+        let failed = tokio::select! {
+            () = interrupt.next() => None,
+            why = server.cannot_go_on() => Some(why),
+        };
         let _ = sd_notify::notify(&[NotifyState::Stopping]);
         tracing::info!("stopping; once more stops at once");
         let stopped = tokio::select! {
@@ -169,7 +172,7 @@ pub(super) fn run_until_told(config: Config, started: impl FnOnce(&Server)) -> R
             return Err(Failure::failed("the stop was not a clean one; the next start will scan"));
         }
         tracing::info!("stopped");
-        Ok(())
+        failed.map_or(Ok(()), |why| Err(Failure::failed(format!("{why}; start it again"))))
     });
     // Whoever asked twice waits for no disk: what is under way is as safe as after a kill.
     runtime.shutdown_background();

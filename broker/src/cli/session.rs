@@ -3,7 +3,7 @@
 
 use std::{env, time::Duration};
 
-use riverrun_client::{Admin, Client, Error, ErrorKind, SendError};
+use riverrun_client::{Admin, Client, Error, ErrorKind, SendError, Tls};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
@@ -27,6 +27,7 @@ const SUGGESTIONS_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(crate) struct Session {
     brokers: Vec<String>,
+    tls: Option<Tls>,
     timeout: Duration,
     quiet: bool,
     start: Instant,
@@ -37,22 +38,25 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(
         brokers: Vec<String>,
+        tls: Option<Tls>,
         timeout: Duration,
         quiet: bool,
         start: Instant,
     ) -> Self {
-        Self { brokers, timeout, quiet, start }
+        Self { brokers, tls, timeout, quiet, start }
     }
 
     /// A client of the brokers. Fails at once, and with advice, where nobody listens.
     pub(crate) async fn client(&self) -> Result<Client> {
-        let client = Client::builder()
+        let mut client = Client::builder()
             .bootstrap_servers(&self.brokers)
             .client_id("riverrun-cli")
             .connect_timeout(self.timeout.min(Duration::from_secs(10)))
-            .request_timeout(self.timeout)
-            .build()
-            .await?;
+            .request_timeout(self.timeout);
+        if let Some(tls) = &self.tls {
+            client = client.tls(tls.clone());
+        }
+        let client = client.build().await?;
         self.knock().await?;
         Ok(client)
     }
@@ -173,6 +177,8 @@ impl From<Error> for Failure {
             ErrorKind::Connection | ErrorKind::Timeout => {
                 failure.advise("is the broker up? riverrun topic list")
             }
+            ErrorKind::Security => failure
+                .advise("say whom to believe: --tls-ca FILE, or the variable RIVERRUN_TLS_CA"),
             ErrorKind::TooLarge => failure
                 .advise("allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES"),
             _ => failure,

@@ -12,6 +12,23 @@ use super::{
 /// A problem between keys: the key to report it at, what is wrong, what would be right.
 type Finding = (&'static str, String, &'static str);
 
+const GRPC_REACHED: (&str, &str) = (
+    "and clients need no certificate: whoever reaches it can read, write and delete everything",
+    "listen on 127.0.0.1, or ask for certificates (tls.grpc.cert.file, tls.grpc.key.file, \
+     tls.grpc.client.ca.file), or accept that with --insecure (network.insecure = true)",
+);
+const HTTP_REACHED: (&str, &str) = (
+    "and shows metrics to whoever reaches it, while the gRPC port asks for no certificate either",
+    "listen on 127.0.0.1, or guard the gRPC port (tls.grpc.client.ca.file), or accept that with \
+     --insecure (network.insecure = true)",
+);
+const INTERNAL_REACHED: (&str, &str) = (
+    "and believes whoever reaches it: he can read, write and delete everything",
+    "listen on 127.0.0.1, or give the nodes certificates (tls.internal.cert.file, \
+     tls.internal.key.file, tls.internal.ca.file), or accept that with --insecure \
+     (network.insecure = true)",
+);
+
 impl Config {
     /// Checks what lies between keys, for a configuration made in code; one that was loaded has
     /// been checked.
@@ -31,6 +48,7 @@ impl Config {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         self.exposure(&mut findings);
+        self.certificates(&mut findings);
         self.addresses(&mut findings);
         self.memory(&mut findings);
         self.windows(&mut findings);
@@ -41,25 +59,50 @@ impl Config {
 
     /// Who can reach the broker.
     fn exposure(&self, findings: &mut Vec<Finding>) {
-        let network = &self.network;
+        let (network, tls) = (&self.network, &self.tls);
         if network.insecure {
             return;
         }
+        let clients = tls.grpc_asks_for_certificates();
         let listens = [
-            ("network.grpc.listen", network.grpc_listen),
-            ("network.http.listen", network.http_listen),
-            ("network.internal.listen", network.internal_listen),
+            ("network.grpc.listen", network.grpc_listen, clients, GRPC_REACHED),
+            // It shows metrics and changes nothing: whoever took care of the port that does decides.
+            ("network.http.listen", network.http_listen, clients, HTTP_REACHED),
+            (
+                "network.internal.listen",
+                network.internal_listen,
+                tls.internal_asks_for_certificates(),
+                INTERNAL_REACHED,
+            ),
         ];
-        for (key, address) in listens {
-            if !address.ip().to_canonical().is_loopback() {
+        for (key, address, guarded, (what, right)) in listens {
+            if !guarded && !address.ip().to_canonical().is_loopback() {
+                let what = format!("{address} can be reached from other machines, {what}");
+                findings.push((key, what, right));
+            }
+        }
+    }
+
+    /// Certificates that belong together.
+    fn certificates(&self, findings: &mut Vec<Finding>) {
+        let tls = &self.tls;
+        let grpc = [
+            ("tls.grpc.cert.file", &tls.grpc_cert_file),
+            ("tls.grpc.key.file", &tls.grpc_key_file),
+        ];
+        let internal = [
+            ("tls.internal.cert.file", &tls.internal_cert_file),
+            ("tls.internal.key.file", &tls.internal_key_file),
+            ("tls.internal.ca.file", &tls.internal_ca_file),
+        ];
+        for (port, files) in [("gRPC", &grpc[..]), ("internal", &internal[..])] {
+            let begun = files.iter().any(|(_, file)| file.is_some())
+                || (port == "gRPC" && tls.grpc_client_ca_file.is_some());
+            for (key, _) in files.iter().filter(|(_, file)| begun && file.is_none()) {
                 findings.push((
                     key,
-                    format!(
-                        "{address} can be reached from other machines, and this version has \
-                        neither TLS nor authentication: whoever reaches it can read, write and \
-                        delete everything"
-                    ),
-                    "listen on 127.0.0.1, or accept that with --insecure (network.insecure = true)",
+                    format!("other files for TLS on the {port} port are set, this one is not"),
+                    "name all of them, or none",
                 ));
             }
         }

@@ -28,6 +28,7 @@ fn keys_and_fields_have_the_same_names() {
     let tables = [
         BrokerConfig::FIELDS,
         NetworkConfig::FIELDS,
+        TlsConfig::FIELDS,
         ControllerConfig::FIELDS,
         LogConfig::FIELDS,
         TopicDefaults::FIELDS,
@@ -214,6 +215,7 @@ fn other_peoples_variables_are_passed_over() {
         ("RIVERRUN_BROKER_SERVICE_PORT_GRPC", "9190"),
         ("RIVERRUN_BROKER_PORT_9190_TCP", "tcp://10.0.0.1:9190"),
         ("RIVERRUN_TEST_PYTHON", "/usr/bin/python3"),
+        ("RIVERRUN_TLS_CA", "/etc/riverrun/ca.pem"),
         ("PATH", "/bin"),
     ];
     assert_eq!(load("", &env, &[]), Ok(Config::default()));
@@ -230,7 +232,7 @@ fn listening_to_the_world_needs_a_word() {
     for listen in ["192.0.2.1:9190", "[2001:db8::1]:9190", "[::ffff:192.0.2.1]:9190"] {
         let problems = refused("", &[], &[&format!("network.grpc.listen={listen}")]);
         assert_eq!(problems.len(), 1, "{problems:?}");
-        for part in ["command line: network.grpc.listen", "neither TLS nor auth", "--insecure"] {
+        for part in ["command line: network.grpc.listen", "need no certificate", "--insecure"] {
             assert!(problems[0].contains(part), "{problems:?}");
         }
         let flags = [&*format!("network.grpc.listen={listen}"), "network.insecure=true"];
@@ -241,6 +243,53 @@ fn listening_to_the_world_needs_a_word() {
             load("", &[], &[format!("network.grpc.listen={listen}").as_str()]).is_ok(),
             "{listen}"
         );
+    }
+}
+
+#[test]
+fn ports_that_ask_for_certificates_may_be_reached() {
+    let clients = ["grpc.cert.file=c", "grpc.key.file=k", "grpc.client.ca.file=a"];
+    let nodes = ["internal.cert.file=c", "internal.key.file=k", "internal.ca.file=a"];
+    let world = [
+        "network.grpc.listen=192.0.2.1:9190",
+        "network.http.listen=192.0.2.1:9191",
+        "network.internal.listen=192.0.2.1:9192",
+    ];
+    let refused_keys = |tls: &[&str]| {
+        let tls: Vec<String> = tls.iter().map(|flag| format!("tls.{flag}")).collect();
+        let flags: Vec<&str> = tls.iter().map(String::as_str).chain(world).collect();
+        let problems = load("", &[], &flags).err().unwrap_or_default();
+        let key =
+            |p: &String| p.split(": ").nth(1).unwrap().trim_start_matches("network.").to_owned();
+        problems.iter().map(key).collect::<Vec<_>>()
+    };
+    assert_eq!(refused_keys(&[&clients[..], &nodes[..]].concat()), [""; 0]);
+    assert_eq!(refused_keys(&clients), ["internal.listen"]);
+    assert_eq!(refused_keys(&nodes), ["grpc.listen", "http.listen"]);
+    // Encrypted, and still open to everybody.
+    for open in [&clients[..2], &[&clients[..], &["grpc.client.auth=optional"]].concat()] {
+        let flags = [open, &nodes[..]].concat();
+        assert_eq!(refused_keys(&flags), ["grpc.listen", "http.listen"], "{flags:?}");
+    }
+}
+
+#[test]
+fn half_of_what_tls_needs_is_refused() {
+    let cases: [(&[&str], &[&str]); 5] = [
+        (&["grpc.cert.file"], &["grpc.key.file"]),
+        (&["grpc.key.file"], &["grpc.cert.file"]),
+        (&["grpc.client.ca.file"], &["grpc.cert.file", "grpc.key.file"]),
+        (&["internal.cert.file", "internal.key.file"], &["internal.ca.file"]),
+        (&["internal.ca.file"], &["internal.cert.file", "internal.key.file"]),
+    ];
+    for (set, missing) in cases {
+        let flags: Vec<_> = set.iter().map(|key| format!("tls.{key}=/a/file")).collect();
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        let problems = refused("", &[], &flags);
+        assert_eq!(problems.len(), missing.len(), "{flags:?}: {problems:?}");
+        for (key, problem) in missing.iter().zip(&problems) {
+            assert!(problem.contains(&format!("tls.{key}: ")), "{flags:?}: {problem}");
+        }
     }
 }
 

@@ -26,6 +26,10 @@ const ENVIRONMENT_PREFIX: &str = "RIVERRUN_";
 /// Also sets `telemetry.log.filter`, as `RUST_LOG` does elsewhere.
 const LOG_FILTER_VARIABLE: &str = "RIVERRUN_LOG";
 
+/// Of the command line's own options, which look like keys.
+const COMMAND_LINE_VARIABLES: [&str; 3] =
+    ["RIVERRUN_TLS_CA", "RIVERRUN_TLS_CERT", "RIVERRUN_TLS_KEY"];
+
 /// Which origin set each key, for the checks that come after.
 pub(super) type Origins = BTreeMap<&'static str, Origin>;
 
@@ -119,7 +123,7 @@ impl Loading {
             return self.set(origin, key.name, value);
         }
         // Kubernetes gives every container the addresses of the services beside it.
-        if is_service_link(rest) {
+        if is_service_link(rest) || COMMAND_LINE_VARIABLES.contains(&name) {
             return;
         }
         let of_a_section = Config::default()

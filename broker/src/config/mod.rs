@@ -20,6 +20,7 @@ mod reference;
 mod replica;
 mod section;
 mod telemetry;
+mod tls;
 mod topic;
 mod topic_overrides;
 mod units;
@@ -35,6 +36,7 @@ pub use produce::ProduceConfig;
 pub use replica::ReplicaConfig;
 pub use section::Key;
 pub use telemetry::TelemetryConfig;
+pub use tls::{ClientAuth, TlsConfig};
 pub use topic::{
     CleanupPolicy, CompressionType, Durability, DurabilityChoice, MinInsyncReplicas, TimestampType,
     TopicConfig, TopicDefaults,
@@ -52,6 +54,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// Where it listens, what it tells clients to dial, what a connection may take.
     pub network: NetworkConfig,
+    /// Certificates of the ports.
+    pub tls: TlsConfig,
     /// The metadata quorum, and how it is found.
     pub controller: ControllerConfig,
     /// How segments are written, flushed and cleaned.
@@ -81,10 +85,11 @@ impl Config {
         self.sections().into_iter().find_map(|(_, section)| section.get(key))
     }
 
-    fn sections(&self) -> [(&'static str, &dyn Section); 9] {
+    fn sections(&self) -> [(&'static str, &dyn Section); 10] {
         [
             ("broker", &self.broker),
             ("network", &self.network),
+            ("tls", &self.tls),
             ("controller", &self.controller),
             ("log", &self.log),
             ("topic", &self.topic),
@@ -99,6 +104,7 @@ impl Config {
         let section: &mut dyn Section = match key.split('.').next() {
             Some("broker") => &mut self.broker,
             Some("network") => &mut self.network,
+            Some("tls") => &mut self.tls,
             Some("controller") => &mut self.controller,
             Some("log") => &mut self.log,
             Some("topic") => &mut self.topic,

@@ -24,15 +24,16 @@ section! {
     /// Where the broker listens, what it tells clients to dial, what a connection may take.
     pub struct NetworkConfig in "network";
 
-    /// Address of the gRPC port. Anything but loopback needs `network.insecure`, since this version
-    /// has neither TLS nor authentication. Port 0 takes a free one (for tests).
+    /// Address of the gRPC port. Anything but loopback needs clients that show certificates (`[tls]`)
+    /// or `network.insecure`. Port 0 takes a free one (for tests).
     "grpc.listen" => grpc_listen: SocketAddr = loopback(GRPC_PORT);
 
-    /// Address of the HTTP port with /metrics, /healthz and /readyz.
+    /// Address of the HTTP port with /metrics, /healthz and /readyz. It has no TLS: it shows how the
+    /// broker does, and names of topics, and changes nothing.
     "http.listen" => http_listen: SocketAddr = loopback(HTTP_PORT);
 
-    /// Address of the port between nodes. Whoever reaches it is believed: only nodes of the cluster
-    /// may. Anything but loopback needs `network.insecure`, as above.
+    /// Address of the port between nodes. Whoever gets in is believed. Anything but loopback needs
+    /// nodes that show certificates (tls.internal.ca.file) or `network.insecure`.
     "internal.listen" => internal_listen: SocketAddr = loopback(INTERNAL_PORT);
 
     /// Host that other nodes are told to dial. Empty: the address of the internal port; must be set
@@ -50,8 +51,8 @@ section! {
     /// is bound.
     "advertised.port" => advertised_port: u16 = 0;
 
-    /// Listen on other addresses than loopback although everybody who can reach them can then read,
-    /// write and delete everything.
+    /// Listen on other addresses than loopback although nobody is asked for a certificate there:
+    /// everybody who can reach them can then read, write and delete everything.
     "insecure" => insecure: bool = false;
 
     /// gRPC connections at once; more wait in the listen queue. Bounds memory: see

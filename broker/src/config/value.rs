@@ -227,6 +227,20 @@ impl Value for PathBuf {
     }
 }
 
+impl Value for Option<PathBuf> {
+    fn expects() -> String {
+        "a path; empty for none".to_owned()
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok((!text.is_empty()).then(|| text.into()))
+    }
+
+    fn show(&self) -> String {
+        self.as_deref().map(|path| path.display().to_string()).unwrap_or_default()
+    }
+}
+
 impl Value for SocketAddr {
     fn expects() -> String {
         "an address and a port, such as 127.0.0.1:9190 or [::1]:9190".to_owned()

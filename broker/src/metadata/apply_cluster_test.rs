@@ -248,6 +248,18 @@ fn old_replicas_go_when_the_new_ones_are_in_sync_and_not_before() {
 }
 
 #[test]
+fn an_election_may_be_what_a_reassignment_waits_for() {
+    let image = after(&[level_1(), register(1, 1), level_2(), create(1, "t", &[&[1]])]);
+    let alone = then(&image, &stand(1, 2, Presence::Fenced));
+    assert_eq!(seen(&alone), (None, 1, vec![], vec![1]));
+    let version = state(&alone).partition_epoch.get();
+    let waits = then(&alone, &reassign(1, version, &[1]));
+    assert!(state(&waits).reassignment.is_some(), "nobody is in sync");
+    let image = then(&waits, &stand(1, 2, Presence::Active));
+    assert_eq!((seen(&image).0, &state(&image).reassignment), (Some(1), &None));
+}
+
+#[test]
 fn nobody_is_let_go_who_is_needed() {
     let image = cluster();
     let all = [(1, Some(2)), (2, Some(3)), (3, Some(4))];

@@ -248,6 +248,7 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         } else if next.leader.is_none() {
             next = self.elect(next);
         }
+        let next = self.complete_reassignment(next);
         let is_same =
             Partition { partition_epoch: partition.partition_epoch, ..next.clone() } == *partition;
         (!is_same).then_some(next)
@@ -261,7 +262,7 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
         let next =
             Partition { partition_epoch: partition.partition_epoch.next(), ..partition.clone() };
         let elected = self.elect(next);
-        elected.leader.is_some().then_some(elected)
+        elected.leader.is_some().then(|| self.complete_reassignment(elected))
     }
 
     /// The leader is gone: somebody else leads, or nobody. Either way its term has ended.
@@ -364,7 +365,7 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
             && self.presence(leader) == Presence::Active;
         let next =
             Partition { partition_epoch: partition.partition_epoch.next(), ..partition.clone() };
-        can.then(|| self.lead_uncleanly(next, leader))
+        can.then(|| self.complete_reassignment(self.lead_uncleanly(next, leader)))
     }
 }
 

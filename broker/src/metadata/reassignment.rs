@@ -130,7 +130,8 @@ impl<S: Standings, R: Rules> Decision<'_, S, R> {
     }
 
     /// Where all new replicas are in sync, the old ones are let go, in the same step as the change
-    /// that made it so ([`Mutation::ReassignBeforeCaughtUp`]).
+    /// that made it so ([`Mutation::ReassignBeforeCaughtUp`]): another ISR, or an election, which may
+    /// make an ISR of the one replica that is to be left, after which nothing would change any more.
     pub(super) fn complete_reassignment(&self, partition: Partition) -> Partition {
         let Some(Reassignment { to, .. }) = &partition.reassignment else { return partition };
         let mut in_sync = to.iter().map(|id| partition.isr.contains(id));

@@ -268,6 +268,14 @@ impl Registry {
         self.applied.borrow().ended.clone()
     }
 
+    /// Waits until nothing more will be applied, and says why. Cancel safe.
+    pub async fn end_of_applying(&self) -> Arc<str> {
+        let mut applied = self.applied.subscribe();
+        let applied = applied.wait_for(|applied| applied.ended.is_some()).await;
+        let applied = applied.expect("the sender lives as long as self");
+        applied.ended.clone().expect("just looked at")
+    }
+
     /// Waits until the changes up to `offset` are carried out on this broker, or never will be;
     /// says which. Cancel safe.
     pub async fn wait_applied(&self, offset: MetadataOffset) -> bool {

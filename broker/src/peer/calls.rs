@@ -15,7 +15,7 @@ use riverrun_proto::{
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, transport::Channel};
 
-use super::{connect::dial, hello::Card, transport::Locate};
+use super::{connect::Dialler, hello::Card, transport::Locate};
 use crate::{
     controller::{
         LeaderCalls, QuorumError,
@@ -31,6 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct PeerCalls {
     card: Card,
     locate: Locate,
+    dialler: Dialler,
     channels: Mutex<HashMap<BrokerId, Channel>>,
 }
 
@@ -38,8 +39,8 @@ pub struct PeerCalls {
 
 impl PeerCalls {
     /// Calls that speak as `card`.
-    pub fn new(card: Card, locate: Locate) -> Arc<Self> {
-        Arc::new(Self { card, locate, channels: Mutex::default() })
+    pub fn new(card: Card, locate: Locate, dialler: Dialler) -> Arc<Self> {
+        Arc::new(Self { card, locate, dialler, channels: Mutex::default() })
     }
 
     /// A connection to a node: kept from before, or made now. Whoever answers is checked by what is
@@ -51,7 +52,7 @@ impl PeerCalls {
         }
         let mut failure = Status::unavailable(format!("nobody said yet where {node:?} is"));
         for address in (self.locate)(node) {
-            match dial(&address).await {
+            match self.dialler.dial(&address).await {
                 Ok(channel) => {
                     let mut client = QuorumServiceClient::new(channel.clone());
                     // Somebody else may listen there by now.

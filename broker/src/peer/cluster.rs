@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
 use super::{
-    connect::{Backoff, dial},
+    connect::{Backoff, Dialler},
     hello::{Card, VERSION},
 };
 use crate::controller::{MetaQuorum, raft::RaftQuorum};
@@ -64,6 +64,7 @@ enum Answer {
 /// # Errors
 /// If another node has this one's id, or the addresses are of different clusters.
 pub async fn find(
+    dialler: &Dialler,
     servers: &[String],
     node: BrokerId,
     incarnation: IncarnationId,
@@ -71,7 +72,7 @@ pub async fn find(
     let mut backoff = Backoff::default();
     let mut said = String::new();
     loop {
-        let asked = servers.iter().map(|server| identify(server, incarnation));
+        let asked = servers.iter().map(|server| identify(dialler, server, incarnation));
         let answers = futures::future::join_all(asked).await;
         let waits_for = match decide(servers, &answers, node)? {
             Ok(place) => return Ok(place),
@@ -154,12 +155,13 @@ fn why(answer: &Answer) -> String {
 /// # Errors
 /// If one is of another cluster, or has this node's id.
 pub async fn check(
+    dialler: &Dialler,
     servers: &[String],
     node: BrokerId,
     cluster: ClusterId,
     incarnation: IncarnationId,
 ) -> Result<(), Refused> {
-    let asked = servers.iter().map(|server| identify(server, incarnation));
+    let asked = servers.iter().map(|server| identify(dialler, server, incarnation));
     let answers = futures::future::join_all(asked).await;
     // An empty list founds; whoever has a cluster does not.
     match decide(servers, &answers, node)? {
@@ -172,9 +174,9 @@ pub async fn check(
     }
 }
 
-async fn identify(server: &str, incarnation: IncarnationId) -> Answer {
+async fn identify(dialler: &Dialler, server: &str, incarnation: IncarnationId) -> Answer {
     let asked = async {
-        let mut client = QuorumServiceClient::new(dial(server).await?);
+        let mut client = QuorumServiceClient::new(dialler.dial(server).await?);
         Ok::<_, Status>(client.identify(wire::IdentifyRequest {}).await?.into_inner())
     };
     let who = match timeout(ANSWER_TIMEOUT, asked).await {
@@ -200,11 +202,12 @@ async fn identify(server: &str, incarnation: IncarnationId) -> Answer {
 ///
 /// # Errors
 /// If another node answers there.
-pub async fn prove_address(card: &Card) -> Result<(), Refused> {
+pub async fn prove_address(dialler: &Dialler, card: &Card) -> Result<(), Refused> {
     let mut backoff = Backoff::default();
     let mut said = String::new();
     loop {
-        let (address, answer) = (&card.address, identify(&card.address, card.incarnation).await);
+        let address = &card.address;
+        let answer = identify(dialler, address, card.incarnation).await;
         let wrong = |there: &str| {
             format!(
                 "others are told to dial this node at {address}, where {there}: correct \
@@ -233,6 +236,7 @@ pub async fn prove_address(card: &Card) -> Result<(), Refused> {
 /// # Errors
 /// If the cluster does not want it as it is.
 pub async fn join(
+    dialler: &Dialler,
     card: &Card,
     quorum: &RaftQuorum,
     others: impl Fn() -> Vec<String>,
@@ -240,7 +244,7 @@ pub async fn join(
     let mut backoff = Backoff::default();
     let mut said = String::new();
     loop {
-        match ask_to_join(card, &others()).await {
+        match ask_to_join(dialler, card, &others()).await {
             Ok(()) => {
                 let caught_up = timeout(LEADER_GRACE, async {
                     let mut leader = quorum.leader();
@@ -274,7 +278,12 @@ pub fn is_member(card: &Card, quorum: &RaftQuorum) -> bool {
 
 /// Keeps this node in the quorum: where no leader is heard for a while, it asks to be taken in
 /// again. Ends with the quorum.
-pub async fn stay(card: Card, quorum: Arc<RaftQuorum>, others: impl Fn() -> Vec<String>) {
+pub async fn stay(
+    dialler: Dialler,
+    card: Card,
+    quorum: Arc<RaftQuorum>,
+    others: impl Fn() -> Vec<String>,
+) {
     let mut leader = quorum.leader();
     loop {
         // Until nobody leads, …
@@ -291,20 +300,20 @@ pub async fn stay(card: Card, quorum: Arc<RaftQuorum>, others: impl Fn() -> Vec<
         if servers.is_empty() {
             continue;
         }
-        if let Err(status) = ask_to_join(&card, &servers).await {
+        if let Err(status) = ask_to_join(&dialler, &card, &servers).await {
             tracing::debug!(why = status.message(), "no leader of the quorum is heard");
         }
     }
 }
 
 /// One round: asks each, and follows whoever is pointed to.
-async fn ask_to_join(card: &Card, servers: &[String]) -> Result<(), Status> {
+async fn ask_to_join(dialler: &Dialler, card: &Card, servers: &[String]) -> Result<(), Status> {
     let mut failure = Status::unavailable("no other node is known");
     for server in servers {
         let mut next = server.clone();
         for _ in 0..HINTS_MAX {
             let asked = async {
-                let mut client = QuorumServiceClient::new(dial(&next).await?);
+                let mut client = QuorumServiceClient::new(dialler.dial(&next).await?);
                 let request = wire::JoinRequest { hello: Some(card.hello(None)) };
                 Ok::<_, Status>(client.join(request).await?.into_inner())
             };

@@ -17,7 +17,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    connect::{Backoff, dial},
+    connect::{Backoff, Dialler},
     hello::Card,
     transport::Locate,
 };
@@ -53,6 +53,8 @@ pub struct Heart {
     pub card: Card,
     /// Where others are.
     pub locate: Locate,
+    /// How they are dialled.
+    pub dialler: Dialler,
     /// Who leads.
     pub leader: watch::Receiver<Option<Leader>>,
     /// What to say; whatever changes is said at once.
@@ -119,7 +121,7 @@ impl Heart {
     async fn talk_to(&self, leader: BrokerId) -> Result<(), Status> {
         let mut failure = Status::unavailable("nobody said yet where it is");
         for address in (self.locate)(leader) {
-            match dial(&address).await {
+            match self.dialler.dial(&address).await {
                 Ok(channel) => return self.talk_over(BrokerServiceClient::new(channel)).await,
                 Err(why) => failure = why,
             }

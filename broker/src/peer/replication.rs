@@ -31,7 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
-    connect::{Backoff, dial_bulk},
+    connect::{Backoff, Dialler},
     replication_wire::{Follower, read_to_follower, to_leader, traffic},
 };
 use crate::{
@@ -85,6 +85,7 @@ pub struct ReplicationPeers {
 struct Shared {
     me: Follows,
     whereabouts: Arc<dyn Whereabouts>,
+    dialler: Dialler,
     limits: ReplicationLimits,
     proposals: mpsc::Sender<Proposal>,
     shutdown: Shutdown,
@@ -107,7 +108,7 @@ impl ReplicationPeers {
     /// Streams run on `tasks`, until the broker stops.
     pub fn new(
         me: Follows,
-        whereabouts: Arc<dyn Whereabouts>,
+        (whereabouts, dialler): (Arc<dyn Whereabouts>, Dialler),
         limits: ReplicationLimits,
         shutdown: Shutdown,
         tasks: Handle,
@@ -116,6 +117,7 @@ impl ReplicationPeers {
         let shared = Arc::new(Shared {
             me,
             whereabouts,
+            dialler,
             limits,
             proposals,
             shutdown,
@@ -205,7 +207,7 @@ impl Shared {
         let not_yet = |why| Broken { why, stood: false };
         let mut dialled = Err(Status::unavailable("where it is reached is not known yet"));
         for address in self.whereabouts.addresses_of(leader) {
-            dialled = dial_bulk(&address).await;
+            dialled = self.dialler.dial_bulk(&address).await;
             if dialled.is_ok() {
                 break;
             }

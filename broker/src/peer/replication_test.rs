@@ -22,7 +22,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, transport::Server};
 
 use super::{
-    connect::{BULK, dial_bulk},
+    connect::{BULK, Dialler},
     replication::{Follows, Proposal, ReplicationPeers, VERSION, Whereabouts},
 };
 use crate::{
@@ -69,7 +69,8 @@ impl Wired {
             let me = Follows { cluster: cluster_id(), broker, epoch };
             let whereabouts = Arc::clone(&addresses) as Arc<dyn Whereabouts>;
             let tasks = runtime.handle().clone();
-            let peers = ReplicationPeers::new(me, whereabouts, LIMITS, shutdown.clone(), tasks);
+            let dialled = (whereabouts, Dialler::default());
+            let peers = ReplicationPeers::new(me, dialled, LIMITS, shutdown.clone(), tasks);
             let shared = Arc::new(peers.0.clone()) as Arc<dyn Peers>;
             made.lock().push(peers);
             shared
@@ -372,7 +373,8 @@ async fn end_of(address: &str, said: Vec<wire::ReplicateRequest>) -> Status {
     for request in said {
         requests.try_send(request).unwrap();
     }
-    let mut client = ReplicationServiceClient::new(dial_bulk(address).await.unwrap());
+    let mut client =
+        ReplicationServiceClient::new(Dialler::default().dial_bulk(address).await.unwrap());
     let mut responses = match client.replicate(ReceiverStream::new(sent)).await {
         Ok(responses) => responses.into_inner(),
         Err(status) => return status,
@@ -408,7 +410,7 @@ fn what_is_not_here_is_refused_and_not_left_unanswered() {
         let (requests, sent) = mpsc::channel(1);
         let first = wire::ReplicateRequest { hello: Some(hello), frames: vec![unknown.clone()] };
         requests.try_send(first).unwrap();
-        let channel = dial_bulk(&wired.relay(1).address).await.unwrap();
+        let channel = Dialler::default().dial_bulk(&wired.relay(1).address).await.unwrap();
         let mut client = ReplicationServiceClient::new(channel);
         let mut responses = client.replicate(ReceiverStream::new(sent)).await.unwrap().into_inner();
         responses.message().await.unwrap().unwrap()

@@ -83,7 +83,7 @@ pub fn to_follower(about: TopicPartition, said: ToFollower) -> wire::LeaderFrame
         ToFollower::Diverging(Diverging { asked, epoch, end }) => {
             let diverging = wire::Diverging {
                 asked: Some(position(&asked)),
-                epoch: epoch.get(),
+                epoch: epoch.map(LeaderEpoch::get),
                 end: end.get(),
             };
             (asked.session, asked.leader_epoch, leader_frame::Says::Diverging(diverging))
@@ -126,7 +126,7 @@ pub fn read_to_follower(
         leader_frame::Says::Progress(progress) => ToFollower::Progress(read_progress(progress)?),
         leader_frame::Says::Diverging(diverging) => {
             let asked = read_position(&diverging.asked?, to.id, session)?;
-            let (epoch, end) = (LeaderEpoch::new(diverging.epoch)?, Offset::new(diverging.end)?);
+            let (epoch, end) = (read_epoch(diverging.epoch)?, Offset::new(diverging.end)?);
             ToFollower::Diverging(Diverging { asked, epoch, end })
         }
         leader_frame::Says::Refused(refused) => {
@@ -257,7 +257,7 @@ mod tests {
             .into();
         all.push(ToFollower::Progress(progress));
         for last_epoch in [None, Some(0), Some(6)] {
-            let (epoch, end) = (LeaderEpoch::new(6).unwrap(), Offset::new(50).unwrap());
+            let (epoch, end) = (last_epoch.and_then(LeaderEpoch::new), Offset::new(50).unwrap());
             all.push(ToFollower::Diverging(Diverging { asked: has(last_epoch), epoch, end }));
         }
         let refusals = [

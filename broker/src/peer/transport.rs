@@ -33,7 +33,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
-    connect::{Backoff, dial},
+    connect::{Backoff, Dialler},
     hello::Card,
 };
 use crate::controller::{
@@ -79,6 +79,7 @@ pub struct TransportStats {
 struct Shared {
     card: Card,
     locate: Locate,
+    dialler: Dialler,
     runtime: Handle,
     peers: Mutex<HashMap<VoterId, Arc<Peer>>>,
     sent: AtomicU64,
@@ -106,10 +107,11 @@ struct Queue {
 
 impl PeerTransport {
     /// A transport that speaks as `card` and runs on `runtime`.
-    pub fn new(card: Card, locate: Locate, runtime: Handle) -> Self {
+    pub fn new(card: Card, locate: Locate, dialler: Dialler, runtime: Handle) -> Self {
         let shared = Shared {
             card,
             locate,
+            dialler,
             runtime,
             peers: Mutex::default(),
             sent: AtomicU64::new(0),
@@ -319,8 +321,11 @@ fn report(to: &Voter, failures: &[Status], said: &mut String) {
 /// One connection, from hello to its end. `Ok` if it came to an exchange.
 async fn exchange(shared: &Weak<Shared>, peer: &Arc<Peer>, address: &str) -> Result<(), Status> {
     let gone = || Status::cancelled("this node stops");
-    let channel = dial(address).await?;
-    let card = shared.upgrade().ok_or_else(gone)?.card.clone();
+    let (card, dialler) = {
+        let alive = shared.upgrade().ok_or_else(gone)?;
+        (alive.card.clone(), alive.dialler.clone())
+    };
+    let channel = dialler.dial(address).await?;
     let hello = Request::Hello(card.hello(Some(peer.to)));
     let requests = unfold((Some(hello), shared.clone(), Arc::clone(peer)), next_request);
     let mut client = QuorumServiceClient::new(channel).max_encoding_message_size(usize::MAX);

@@ -17,7 +17,8 @@ fn peer() -> Peer {
 fn what_finds_no_room_is_dropped_and_counted() {
     // Nothing runs on it: nothing is taken out.
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let transport = PeerTransport::new(card(1, 1, 1), nowhere(), runtime.handle().clone());
+    let transport =
+        PeerTransport::new(card(1, 1, 1), nowhere(), Dialler::default(), runtime.handle().clone());
     let (me, to) = (card(1, 1, 1).voter, card(1, 2, 2).voter);
     for _ in 0..QUEUE_MESSAGES_MAX + 3 {
         transport.send(&me, &to, Bytes::from_static(b"message"));
@@ -29,7 +30,8 @@ fn what_finds_no_room_is_dropped_and_counted() {
 #[test]
 fn as_many_peers_as_there_may_be() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let transport = PeerTransport::new(card(1, 1, 1), nowhere(), runtime.handle().clone());
+    let transport =
+        PeerTransport::new(card(1, 1, 1), nowhere(), Dialler::default(), runtime.handle().clone());
     let me = card(1, 1, 1).voter;
     for n in 0..=PEERS_MAX {
         let mut directory = [9; 16];

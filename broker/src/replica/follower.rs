@@ -281,13 +281,16 @@ impl<R: Rules> Replica<R> {
         if !is_ours || !is_same {
             return;
         }
-        let own_end = self.log.epochs.end_offset_for(epoch, self.log.end).map(|(_, end)| end);
+        let own_end = epoch
+            .and_then(|epoch| self.log.epochs.end_offset_for(epoch, self.log.end))
+            .map(|(_, end)| end);
         let to = own_end.map_or(end, |own_end| own_end.min(end));
         if to >= self.log.end {
             // Neither history knows better: only a broken peer gets us here.
             return self.pause();
         }
-        if to < self.log.start {
+        // The own start may lie inside a batch: nothing can be cut there, and nothing would be left.
+        if epoch.is_none() || to <= self.log.start {
             self.restart(to, actions);
         } else {
             self.truncate(to, actions);

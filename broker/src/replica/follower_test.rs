@@ -102,7 +102,7 @@ fn follower() -> Replica {
 }
 
 fn diverging(asked: Position, e: i32, end: i64) -> Event {
-    Event::Leader(LeaderFrame::Diverging(Diverging { asked, epoch: epoch(e), end: at(end) }))
+    Event::Leader(LeaderFrame::Diverging(Diverging { asked, epoch: Some(epoch(e)), end: at(end) }))
 }
 
 fn refused(number: u64, reason: Refusal) -> Event {
@@ -255,8 +255,7 @@ fn what_does_not_fit_ends_the_session_and_what_is_known_is_dropped() {
 #[test]
 fn the_log_is_cut_where_both_histories_still_agree() {
     // The leader's answer; where to cut; what is last then.
-    let table =
-        [((3, 8), 8, Some(3)), ((1, 9), 6, Some(1)), ((2, 5), 5, Some(1)), ((0, 0), 0, None)];
+    let table = [((3, 8), 8, Some(3)), ((1, 9), 6, Some(1)), ((2, 5), 5, Some(1))];
     for ((e, end), to, last) in table {
         let mut replica = follower();
         let asked = position(5, 1, 10, Some(3));
@@ -269,6 +268,27 @@ fn the_log_is_cut_where_both_histories_still_agree() {
         );
         assert_eq!(replica.high_watermark(), at(4.min(to)));
         assert_eq!(step(&mut replica, diverging(asked, 0, 0)), [], "an answer to what was");
+    }
+}
+
+#[test]
+fn a_log_of_which_nothing_would_be_left_begins_anew() {
+    // Nothing is known of where the two part; the own start, which may lie inside a batch.
+    let start =
+        Event::Leader(LeaderFrame::Progress(Progress { log_start: at(3), ..progress(1, 4) }));
+    for (to, e, end) in [(7, None, 7), (3, Some(0), 7), (2, Some(1), 2)] {
+        let mut replica = follower();
+        step(&mut replica, start.clone());
+        let mut asked = position(5, 1, 10, Some(3));
+        asked.log_start = at(3);
+        let mut next = position(5, 2, to, None);
+        (next.log_start, next.flushed_end) = (at(to), at(to));
+        let diverging = Diverging { asked, epoch: e.map(epoch), end: at(end) };
+        assert_eq!(
+            step(&mut replica, Event::Leader(LeaderFrame::Diverging(diverging))),
+            [Action::Restart { at: at(to) }, Action::Subscribe(Subscribe(next))],
+            "{e:?} {end}"
+        );
     }
 }
 

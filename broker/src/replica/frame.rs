@@ -138,9 +138,12 @@ pub struct Progress {
 pub struct Diverging {
     /// What the follower had said.
     pub asked: Position,
-    /// The newest epoch not newer than the follower's last that the leader's log has, …
-    pub epoch: LeaderEpoch,
-    /// … and where that ends in the leader's log.
+    /// The newest epoch not newer than the follower's last that the leader's log has; `None`: all it
+    /// has is of newer ones.
+    pub epoch: Option<LeaderEpoch>,
+    /// Where that ends in the leader's log. Without one, where a log is to begin anew: the records
+    /// that would tell where the two part are deleted, and no offset above is known to be the end of
+    /// a batch of the follower's.
     pub end: Offset,
 }
 

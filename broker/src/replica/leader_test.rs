@@ -226,12 +226,31 @@ fn who_begins_anew_begins_where_the_batch_does_that_is_deleted_in_part() {
 fn a_log_that_parts_is_told_where_and_does_not_count() {
     let mut replica = leader(&[ME, F]);
     let asked = position(F, 1, 12, Some(4));
-    let diverging = LeaderFrame::Diverging(Diverging { asked, epoch: epoch(3), end: at(10) });
+    let diverging = LeaderFrame::Diverging(Diverging { asked, epoch: Some(epoch(3)), end: at(10) });
     assert_eq!(
         step(&mut replica, Event::Subscribe(Subscribe(asked))),
         [Action::Reply { follower: F, frame: diverging }]
     );
     assert_eq!(replica.log_end_of(F), None, "KAFKA-13141");
+}
+
+#[test]
+fn a_log_whose_epochs_are_all_deleted_here_begins_anew() {
+    let mut replica = leader(&[ME, F]);
+    step(&mut replica, subscribe(F, 1, 10, Some(3)));
+    step(&mut replica, appended(14, 1));
+    step(&mut replica, ack(F, 1, 14, 5));
+    step(&mut replica, Event::LogStartAdvanced { log_start: at(12) });
+    for (end, parts) in [(12, false), (13, true), (20, true)] {
+        let asked = position(G, 1, end, Some(3));
+        let diverging = LeaderFrame::Diverging(Diverging { asked, epoch: None, end: at(12) });
+        let expected = match parts {
+            true => Action::Reply { follower: G, frame: diverging },
+            false => serve(G, 1, end),
+        };
+        let said = step(&mut replica, Event::Subscribe(Subscribe(asked)));
+        assert!(said.contains(&expected), "{end}: {said:?}");
+    }
 }
 
 #[test]

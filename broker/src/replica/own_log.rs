@@ -23,8 +23,9 @@ pub(super) struct OwnLog {
 pub(super) enum Comparison {
     /// It is a prefix of this one.
     Prefix,
-    /// It is not: the newest epoch here that is not newer than its last one, and where that ends.
-    Diverging { epoch: LeaderEpoch, end: Offset },
+    /// It is not: the newest epoch here that is not newer than its last one, and where that ends; or
+    /// that there is none, and where this log begins.
+    Diverging { epoch: Option<LeaderEpoch>, end: Offset },
     /// It is empty and begins outside this one, or ends before this one begins.
     OutOfRange,
     /// Its last epoch is newer than any here.
@@ -44,7 +45,10 @@ impl OwnLog {
     }
 
     /// Compares with a log that ends at `end` with a batch of `last_epoch` (KIP-279). A log that
-    /// lies below this one's start is out of range before it is anything else (KAFKA-12996).
+    /// lies below this one's start is out of range before it is anything else (KAFKA-12996). One whose
+    /// epochs are all deleted here may have parted anywhere below: it has nothing of this log. To name
+    /// this log's start as the end of its epoch, as Kafka does, may be to ask for a cut inside one of
+    /// its batches, as the simulator found.
     pub(super) fn compare(&self, end: Offset, last_epoch: Option<LeaderEpoch>) -> Comparison {
         if end < self.first {
             return Comparison::OutOfRange;
@@ -55,7 +59,10 @@ impl OwnLog {
         match self.epochs.end_offset_for(last, self.end) {
             None => Comparison::Inconsistent,
             Some((epoch, own_end)) if epoch < last || own_end < end => {
-                Comparison::Diverging { epoch, end: own_end }
+                let is_known = self.epochs.entries().first().is_some_and(|e| e.epoch <= epoch);
+                let (epoch, end) =
+                    if is_known { (Some(epoch), own_end) } else { (None, self.first) };
+                Comparison::Diverging { epoch, end }
             }
             Some(_) => Comparison::Prefix,
         }

@@ -31,9 +31,11 @@ use crate::{
     peer::{
         Card, PeerCalls, PeerTransport,
         cluster::{self, Place},
+        connect::Dialler,
         transport::{Locate, locate_by},
     },
     service::internal::{Door, Inside},
+    tls::Security,
 };
 
 /// Pause before the quorum is asked again for a leader.
@@ -46,6 +48,7 @@ pub(super) struct Membership {
     pub(super) quorum: Arc<ClusterQuorum>,
     pub(super) transport: Arc<PeerTransport>,
     pub(super) locate: Locate,
+    pub(super) dialler: Dialler,
 }
 
 /// What a node is before it knows its cluster.
@@ -56,6 +59,8 @@ pub(super) struct Newcomer {
     pub(super) address: String,
     /// Where it reaches itself, whatever the others' names for it lead to.
     pub(super) own: String,
+    /// How it reaches others, and itself.
+    pub(super) dialler: Dialler,
     pub(super) control: Handle,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -79,8 +84,9 @@ impl Newcomer {
         let network = &config.network;
         // What was bound is right without asking.
         if network.internal_advertised_host.is_some() || network.internal_advertised_port != 0 {
-            let card = card.clone();
-            let proving = self.control.spawn(async move { cluster::prove_address(&card).await });
+            let (dialler, card) = (self.dialler.clone(), card.clone());
+            let proving = async move { cluster::prove_address(&dialler, &card).await };
+            let proving = self.control.spawn(proving);
             proving.await.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?;
         }
         let addresses = Arc::new(Addresses::default());
@@ -92,8 +98,13 @@ impl Newcomer {
         let (me, own) = (identity.node, self.own.clone());
         let locate: Locate =
             Arc::new(move |node| if node == me { vec![own.clone()] } else { elsewhere(node) });
-        let transport =
-            Arc::new(PeerTransport::new(card.clone(), locate.clone(), self.control.clone()));
+        let dialler = self.dialler.clone();
+        let transport = Arc::new(PeerTransport::new(
+            card.clone(),
+            locate.clone(),
+            dialler.clone(),
+            self.control.clone(),
+        ));
         let raft = blocking({
             let (directory, clock) = (Arc::clone(directory), Arc::clone(&self.clock));
             let transport: Arc<dyn Transport> = transport.clone();
@@ -112,7 +123,7 @@ impl Newcomer {
         let _ = log.set(Arc::downgrade(&raft));
         let quorum = Arc::new(ClusterQuorum::new(
             Arc::clone(&raft),
-            PeerCalls::new(card.clone(), locate.clone()),
+            PeerCalls::new(card.clone(), locate.clone(), dialler.clone()),
         ));
         self.door.open(Inside {
             card: card.clone(),
@@ -128,19 +139,21 @@ impl Newcomer {
         if !cluster::is_member(&card, &raft) {
             let joining = {
                 let (card, raft, others) = (card.clone(), Arc::clone(&raft), others.clone());
-                self.control.spawn(async move { cluster::join(&card, &raft, others).await })
+                let dialler = dialler.clone();
+                self.control
+                    .spawn(async move { cluster::join(&dialler, &card, &raft, others).await })
             };
             joining.await.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?;
         }
         self.control.spawn(until_stopping(
             &self.door,
-            cluster::stay(card.clone(), Arc::clone(&raft), others),
+            cluster::stay(dialler.clone(), card.clone(), Arc::clone(&raft), others),
         ));
         if config.controller.quorum_auto_join_enable {
             self.control.spawn(until_stopping(&self.door, vote_when_ready(Arc::clone(&quorum))));
         }
         catch_up(&raft).await;
-        Ok(Membership { identity, card, quorum, transport, locate })
+        Ok(Membership { identity, card, quorum, transport, locate, dialler })
     }
 
     /// Whose directory it is; found out, and written down, where nobody used it yet.
@@ -158,8 +171,9 @@ impl Newcomer {
         let place = match servers.is_empty() || known.await? {
             true => Place::Found,
             false => {
-                let servers = servers.clone();
-                let finding = async move { cluster::find(&servers, node, incarnation).await };
+                let (servers, dialler) = (servers.clone(), self.dialler.clone());
+                let finding =
+                    async move { cluster::find(&dialler, &servers, node, incarnation).await };
                 let found = self.control.spawn(finding).await;
                 found.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?
             }
@@ -177,9 +191,9 @@ impl Newcomer {
         })
         .await?;
         if !servers.is_empty() {
-            let cluster = identity.cluster;
+            let (cluster, dialler) = (identity.cluster, self.dialler.clone());
             let checking =
-                async move { cluster::check(&servers, node, cluster, incarnation).await };
+                async move { cluster::check(&dialler, &servers, node, cluster, incarnation).await };
             let checked = self.control.spawn(checking).await;
             checked.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?;
         }
@@ -271,6 +285,7 @@ pub(super) fn newcomer(
     config: &Config,
     door: Door,
     bound: SocketAddr,
+    security: Option<&Security>,
     control: Handle,
     clock: Arc<dyn Clock>,
 ) -> Newcomer {
@@ -281,7 +296,10 @@ pub(super) fn newcomer(
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     let own = SocketAddr::new(own, bound.port()).to_string();
-    Newcomer { door, address: address(&host, port), own, control, clock }
+    let dialler = security.map_or_else(Dialler::default, |security| {
+        Dialler::secured(Arc::clone(&security.credentials), own.clone(), host.clone())
+    });
+    Newcomer { door, address: address(&host, port), own, dialler, control, clock }
 }
 
 /// The door of this run of the process.

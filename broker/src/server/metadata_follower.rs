@@ -30,7 +30,7 @@ pub(super) async fn follow(
     let why = tokio::select! {
         () = shutdown.stopping() => "the broker is stopping".to_owned(),
         why = follow_on(subscription, &registry, &shutdown, &presence) => {
-            tracing::error!(%why, "metadata changes are not carried out any more; restart this broker");
+            tracing::error!(%why, "metadata changes are not carried out any more; this broker stops");
             why
         }
     };
@@ -81,6 +81,12 @@ async fn follow_on(
         });
         if let Err(why) = applied.await {
             return why;
+        }
+        if let Some(run) = presence.replaced_by(&image) {
+            return format!(
+                "this broker was registered anew, in run {run}, by a process that started before it \
+                 or has the same node id; this one is not heard any more"
+            );
         }
         presence.applied(image.offset());
     }

@@ -23,6 +23,7 @@ mod readiness;
 mod register;
 mod replication;
 mod runtimes;
+mod security;
 mod space;
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc, thread, time::Duration};
@@ -55,9 +56,10 @@ use crate::{
     },
     service::{self, ServiceEnv, limits::Limits},
     telemetry::{
-        Bounds, Registry as Metrics, ReplicationMetrics, RequestMetrics, StorageMetrics,
-        TopicMetrics,
+        Bounds, ConnectionMetrics, Registry as Metrics, ReplicationMetrics, RequestMetrics,
+        StorageMetrics, TopicMetrics,
     },
+    tls::TlsError,
 };
 
 /// A broker that serves. Dropped without [`Server::stop`] it stops in the background: calls under
@@ -81,6 +83,9 @@ pub enum StartError {
     /// The metadata log cannot be used.
     #[error(transparent)]
     Metadata(#[from] OpenError),
+    /// Certificate files cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The cluster does not take this node as it is.
     #[error("this node cannot join the cluster: {0}")]
     Join(#[from] crate::peer::cluster::Refused),
@@ -148,6 +153,7 @@ impl Server {
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
 
+        let secured = security::load(&config.tls, &metrics, &shutdown).await?;
         // Ports first: a taken one must not cost a recovery.
         let listener = listen(config.network.grpc_listen, "network.grpc.listen").await?;
         let grpc = listener.local_addr().map_err(io_error("reading the gRPC port's address"))?;
@@ -158,8 +164,18 @@ impl Server {
             internal.local_addr().map_err(io_error("reading the internal port's address"))?;
         let door = membership::door(&config, shutdown.clone());
         let control = control.handle();
-        let (bulk, replicas) = mpsc::channel(service::internal::BULK_WAITING_MAX);
-        control.spawn(service::internal::serve(internal, door.clone(), &bounds, bulk));
+        let (bulk, replicas) = mpsc::channel(service::internal::WAITING_MAX);
+        let (calls, passed_on) = mpsc::channel(service::internal::WAITING_MAX);
+        let nodes = ConnectionMetrics::register_internal(&metrics);
+        let port = service::internal::Port {
+            listener: internal,
+            security: secured.internal.clone(),
+            door: door.clone(),
+            bulk,
+            calls,
+            connections: nodes.clone(),
+        };
+        control.spawn(service::internal::serve(port, &bounds));
         let stage = Stage::new(shutdown.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
@@ -186,6 +202,7 @@ impl Server {
             &config,
             door,
             internal_address,
+            secured.internal.as_ref(),
             control.clone(),
             Arc::clone(&clock),
         );
@@ -257,7 +274,7 @@ impl Server {
         .await?;
         let registry = Arc::clone(parts.registry.insert(registry));
         report_opening(&report);
-        replication.begin(&member, &registry, replicas, &control);
+        replication.begin(&member, &registry, (replicas, nodes), &control);
 
         tokio::spawn(metadata_follower::follow(
             subscription,
@@ -293,9 +310,14 @@ impl Server {
         let quorum: Arc<dyn MetaQuorum> = quorum;
         let env = ServiceEnv {
             broker: identity.node,
+            to_leaders: Some(service::ToLeaders {
+                locate: member.locate.clone(),
+                dialler: member.dialler.clone(),
+            }),
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
+            security: secured.grpc,
             auto_create: config.broker.auto_create_topics_enable,
             registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&quorum), identity.node, broker_epoch),
@@ -308,7 +330,7 @@ impl Server {
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,
         };
-        let serving = tokio::spawn(service::serve(listener, env, &bounds).await);
+        let serving = tokio::spawn(service::serve(listener, passed_on, env, &bounds).await);
         stage.serves(Arc::clone(&directory), registry, serving.abort_handle(), presence);
         parts.serving = Some(serving);
         let drain = config.broker.shutdown_drain_ms;
@@ -333,6 +355,15 @@ impl Server {
     /// What opening the partitions found.
     pub fn open_report(&self) -> &OpenReport {
         &self.report
+    }
+
+    /// Waits until this broker cannot go on, and says why: it does not carry out metadata changes any
+    /// more. Cancel safe. Call [`Server::stop`] then; another start may do better.
+    pub async fn cannot_go_on(&self) -> Arc<str> {
+        match &self.parts.registry {
+            Some(registry) => registry.end_of_applying().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Finishes what is in flight, writes everything down, and ends.

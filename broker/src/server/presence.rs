@@ -11,7 +11,7 @@ use super::{StartError, io_error, membership::Membership};
 use crate::{
     config::Config,
     controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
-    metadata::{Command, MetadataOffset, Presence},
+    metadata::{Command, MetadataImage, MetadataOffset, Presence},
     peer::{
         connect::is_refused,
         heartbeat::{Heard, Heart, Pacemaker, Pulse},
@@ -50,6 +50,7 @@ impl OwnPresence {
         let heart = Heart {
             card: member.card.clone(),
             locate: member.locate.clone(),
+            dialler: member.dialler.clone(),
             leader: member.quorum.leader(),
             pulse,
             heard,
@@ -86,6 +87,14 @@ impl OwnPresence {
                 return;
             }
         }
+    }
+
+    /// A later run that the cluster knows in this one's place. A join that was long on its way, of a
+    /// process that is gone, may arrive after this one's; or there are two with one id. This run
+    /// stays fenced from then on, and nothing it says is heard.
+    pub(super) fn replaced_by(&self, image: &MetadataImage) -> Option<BrokerEpoch> {
+        let ours = self.pacemaker.pulse.borrow().epoch;
+        image.broker(self.me).map(|broker| broker.epoch).filter(|known| *known > ours)
     }
 
     /// How this broker stands.

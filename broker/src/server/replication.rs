@@ -28,7 +28,7 @@ use crate::{
     replica,
     service::internal::{self, Placed},
     shutdown::Shutdown,
-    telemetry::ReplicationMetrics,
+    telemetry::{ConnectionMetrics, ReplicationMetrics},
 };
 
 /// What is ready before the partitions are.
@@ -58,7 +58,7 @@ impl Replicas {
         let whereabouts = Arc::new(Located(member.locate.clone()));
         let (peers, proposed) = ReplicationPeers::new(
             me,
-            whereabouts,
+            (whereabouts, member.dialler.clone()),
             limits(settings),
             shutdown.clone(),
             threads.clone(),
@@ -85,7 +85,7 @@ impl Replicas {
         self,
         member: &Membership,
         registry: &Arc<Registry>,
-        connections: mpsc::Receiver<Placed>,
+        (connections, metrics): (mpsc::Receiver<Placed>, ConnectionMetrics),
         control: &Handle,
     ) {
         let Self { me, peers, proposed, shutdown, threads } = self;
@@ -95,7 +95,7 @@ impl Replicas {
             Arc::clone(registry),
             shutdown.clone(),
         );
-        threads.spawn(internal::serve_replicas(connections, service, shutdown.clone()));
+        threads.spawn(internal::serve_replicas(connections, service, metrics, shutdown.clone()));
         let carrying = isr::carry(proposed, member.quorum.clone(), Arc::clone(registry));
         control.spawn(async move {
             let _running = shutdown.register("proposals of ISRs");

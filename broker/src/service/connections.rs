@@ -94,7 +94,8 @@ impl Places {
         Self { free, full }
     }
 
-    async fn take(&self) -> OwnedSemaphorePermit {
+    /// Waits for one.
+    pub(super) async fn take(&self) -> OwnedSemaphorePermit {
         match Arc::clone(&self.free).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
@@ -108,16 +109,28 @@ impl Places {
 
 // === impl Connection ===
 
-impl Connection<TcpStream> {
-    /// The first bytes, which stay where they are.
-    pub(super) async fn peek(&self, first: &mut [u8]) -> io::Result<usize> {
-        self.stream.peek(first).await
+impl<S> Connection<S> {
+    /// What is connected.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
     }
 
-    /// Moves it to the runtime that this is called on.
-    pub(super) fn rehome(self) -> io::Result<Self> {
-        let stream = TcpStream::from_std(self.stream.into_std()?)?;
-        Ok(Self { stream, _place: self._place })
+    /// What is connected.
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// The same, seen as another thing.
+    pub(super) fn map<T>(self, seen: impl FnOnce(S) -> T) -> Connection<T> {
+        Connection { stream: seen(self.stream), _place: self._place }
+    }
+
+    /// Another way to speak over it; it keeps its place meanwhile.
+    pub(super) async fn upgrade<T, E>(
+        self,
+        speak: impl AsyncFnOnce(S) -> Result<T, E>,
+    ) -> Result<Connection<T>, E> {
+        Ok(Connection { stream: speak(self.stream).await?, _place: self._place })
     }
 }
 

@@ -8,7 +8,7 @@ use riverrun_proto::rpc::v1;
 use tonic::{Request, Response, Status, Streaming};
 use v1::consume_service_server::ConsumeService;
 
-use super::{core::Core, fetch_stream, fetch_unary, held::Held, status::Failure, tail};
+use super::{core::Core, fetch_stream, forward_fetch, forward_tail, held::Held, status::Failure};
 use crate::telemetry::Request as Called;
 
 type ResponseStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -23,11 +23,13 @@ impl ConsumeService for Consume {
         &self,
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<v1::FetchResponse>, Status> {
-        let handle = async |request, time| fetch_unary::fetch(&self.0, request, time).await;
-        let (response, permit) = self.0.unary(Called::Fetch, request, handle).await?.into_inner();
+        let forwards = self.0.forwarder.may_forward(request.metadata());
+        let handle =
+            async |request, time| forward_fetch::fetch(&self.0, request, time, forwards).await;
+        let (response, permits) = self.0.unary(Called::Fetch, request, handle).await?.into_inner();
         let mut response = Response::new(response);
-        if let Some(permit) = permit {
-            response.extensions_mut().insert(Held::new(permit));
+        if !permits.is_empty() {
+            response.extensions_mut().insert(Held::new(permits));
         }
         Ok(response)
     }
@@ -61,12 +63,12 @@ impl ConsumeService for Consume {
         &self,
         request: Request<v1::TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        match tail::open(&self.0, request.get_ref()) {
-            Ok(stream) => Ok(Response::new(Box::pin(stream))),
-            Err(failure) => {
-                self.0.requests.observe_error(Called::Tail, failure.reason());
-                Err(self.0.catalog.status(&failure))
-            }
-        }
+        let forwards = self.0.forwarder.may_forward(request.metadata());
+        let opened = forward_tail::open(&self.0, request.get_ref(), forwards).await;
+        let count = |status: &Status| {
+            let failure = Failure::from(status);
+            self.0.requests.observe_error(Called::Tail, failure.reason());
+        };
+        Ok(Response::new(opened.inspect_err(count)?))
     }
 }

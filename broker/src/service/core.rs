@@ -20,9 +20,11 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::{
     ServiceEnv,
     admission::{ByteBudget, BytePermit},
-    convert::{self, TopicRef},
+    convert::{self, PartitionRef, TopicRef},
     deadline,
     decode::Decoder,
+    forward::Forwarder,
+    freshness::Freshness,
     limits::Limits,
     resolve::Catalog,
     shares::{Admission, Admitted, Progress, Short},
@@ -50,6 +52,8 @@ pub(super) struct Core {
     pub(super) cluster: ClusterId,
     pub(super) limits: Limits,
     pub(super) catalog: Catalog,
+    freshness: Freshness,
+    pub(super) forwarder: Forwarder,
     pub(super) controller: Controller,
     pub(super) producer_ids: ProducerIds,
     pub(super) clock: Arc<dyn Clock>,
@@ -133,6 +137,8 @@ impl Core {
             broker: env.broker,
             cluster: env.cluster,
             catalog,
+            forwarder: Forwarder::new(env.to_leaders, limits.forwarded_max, bounds),
+            freshness: Freshness::new(env.broker, Arc::clone(env.controller.quorum())),
             topic_defaults: env.controller.policy().defaults.clone(),
             controller: env.controller,
             producer_ids: env.producer_ids,
@@ -304,6 +310,35 @@ impl Core {
         }
         self.wait_applied().await;
         self.catalog.topic(named)
+    }
+
+    /// Waits, where one of these topics is not known here, until it is certain that it is not known
+    /// anywhere, as far as that can be had: what is said of it then is not said from behind.
+    pub(super) async fn hear_of_topics(&self, named: impl IntoIterator<Item = TopicRef>) {
+        if named.into_iter().any(|topic| !self.catalog.knows_topic(&topic)) {
+            self.catch_up().await;
+        }
+    }
+
+    /// The same for partitions; what names none does not matter here.
+    pub(super) async fn hear_of<'a>(
+        &self,
+        named: impl IntoIterator<Item = Option<&'a v1::TopicPartition>>,
+    ) {
+        let unknown = |named: Option<&v1::TopicPartition>| {
+            let named: Option<PartitionRef> = convert::partition_ref(named).ok();
+            named.is_some_and(|named| !self.catalog.knows(&named))
+        };
+        if named.into_iter().any(unknown) {
+            self.catch_up().await;
+        }
+    }
+
+    /// Waits until this broker has all that was made anywhere; not forever.
+    pub(super) async fn catch_up(&self) {
+        if self.freshness.catch_up().await {
+            self.wait_applied().await;
+        }
     }
 
     /// Waits until what the metadata log says now holds on this broker: a topic just made can be

@@ -147,6 +147,9 @@ impl FetchStream {
                 Woken::Request(Ok(Some(request))) => {
                     // However fast requests come, others get their turn.
                     tokio::task::consume_budget().await;
+                    if let Some(Request::Update(update)) = &request.request {
+                        hear_of(&self.core, &update.set).await;
+                    }
                     if let Some(answer) = opened.take_request(&self.core, request)? {
                         self.answers.push_back(answer);
                     }
@@ -173,6 +176,7 @@ impl FetchStream {
             return Err(Failure::invalid("open", "the first request must be `open`").into());
         };
         let mut opened = Opened::new(&self.core, &open)?;
+        hear_of(&self.core, &open.partitions).await;
         opened.set(&self.core, &open.partitions)?;
         Ok(opened)
     }
@@ -363,6 +367,11 @@ impl Opened {
         }
         Ok(())
     }
+}
+
+/// Before anybody is told that one of these does not exist.
+async fn hear_of(core: &Core, places: &[v1::PartitionFrom]) {
+    core.hear_of(places.iter().map(|place| place.partition.as_ref())).await;
 }
 
 /// The partition of a remove, pause or resume; `None` if it is gone, and with it the subscription.

@@ -62,6 +62,7 @@ pub(super) async fn fetch(
         full: false,
         due: false,
     };
+    core.hear_of(request.partitions.iter().map(|wire| wire.partition.as_ref())).await;
     for wire in &request.partitions {
         poll.add(core, wire)?;
     }

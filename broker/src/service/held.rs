@@ -30,9 +30,9 @@ use super::{
 /// Paths of our own services; health and reflection keep their own errors.
 const OUR_PATHS: &str = "/riverrun.";
 
-/// A permit on its way from a handler to the body of its answer.
+/// Permits on their way from a handler to the body of its answer.
 #[derive(Debug, Clone)]
-pub(super) struct Held(Arc<Mutex<Option<BytePermit>>>);
+pub(super) struct Held(Arc<Mutex<Vec<BytePermit>>>);
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -47,17 +47,17 @@ pub(super) struct AroundCall<S> {
     service: S,
 }
 
-/// A body that keeps a permit until it has been sent.
+/// A body that keeps permits until it has been sent.
 struct HeldBody {
     body: Body,
-    _permit: Option<BytePermit>,
+    _permits: Vec<BytePermit>,
 }
 
 // === impl Held ===
 
 impl Held {
-    pub(super) fn new(permit: BytePermit) -> Self {
-        Self(Arc::new(Mutex::new(Some(permit))))
+    pub(super) fn new(permits: Vec<BytePermit>) -> Self {
+        Self(Arc::new(Mutex::new(permits)))
     }
 }
 
@@ -107,9 +107,10 @@ where
                 return Ok(core.catalog.status(&Failure::from(&status)).into_http());
             }
             let held = response.extensions_mut().remove::<Held>();
-            Ok(match held.and_then(|held| held.0.lock().take()) {
-                Some(permit) => {
-                    response.map(|body| Body::new(HeldBody { body, _permit: Some(permit) }))
+            let permits = held.map(|held| std::mem::take(&mut *held.0.lock()));
+            Ok(match permits {
+                Some(permits) => {
+                    response.map(|body| Body::new(HeldBody { body, _permits: permits }))
                 }
                 None => response,
             })

@@ -46,6 +46,11 @@ pub struct Limits {
     pub fetch_partitions_max: usize,
     /// Unary fetches that wait for records, broker-wide (`fetch.waiters.max`).
     pub fetch_waiters_max: usize,
+    /// Calls passed on to other brokers at once, and as many tails: as many as answers of the
+    /// largest size fit into the readers' memory, in reason.
+    pub forwarded_max: usize,
+    /// Bytes of one answer of another broker: a batch of the largest size and what goes around it.
+    pub forwarded_answer_bytes_max: usize,
     /// Longest wait of a fetch (`fetch.max.wait.ms`).
     pub fetch_wait_max: Duration,
     /// Wait of a unary fetch that names none: Kafka's `fetch.max.wait.ms`.
@@ -95,6 +100,10 @@ impl Limits {
             credit_bytes_max: fetch.stream_credit_bytes_max.get(),
             fetch_partitions_max: fetch.partitions_max as usize,
             fetch_waiters_max: fetch.waiters_max as usize,
+            forwarded_max: (memory.percent(fetch.memory_percent).as_usize()
+                / fetch.max_bytes.as_usize().max(1))
+            .clamp(16, 256),
+            forwarded_answer_bytes_max: GRPC_DECODE_BYTES_MAX + fetch.max_bytes.as_usize(),
             fetch_wait_max: fetch.max_wait_ms,
             fetch_wait: Duration::from_millis(500),
             fetch_heartbeat: fetch.heartbeat_ms,

@@ -77,6 +77,11 @@ impl Metadata {
         if named == 0 {
             return self.page(&request);
         }
+        let by_name = request.topics.iter().filter_map(|name| TopicName::try_new(name).ok());
+        let by_id = request.topic_ids.iter().filter_map(|id| convert::topic_id(id).ok());
+        let by_name = by_name.map(|name| TopicRef { id: None, name: Some(name) });
+        let by_id = by_id.map(|id| TopicRef { id: Some(id), name: None });
+        core.hear_of_topics(by_name.chain(by_id)).await;
         let mut topics = Vec::with_capacity(named);
         for name in &request.topics {
             let found = match TopicName::try_new(name) {
@@ -173,6 +178,7 @@ impl Metadata {
         let core = &self.0;
         core.check_partition_count(request.queries.len(), "queries")?;
         let all = async {
+            core.hear_of(request.queries.iter().map(|query| query.partition.as_ref())).await;
             let mut results = Vec::with_capacity(request.queries.len());
             for query in request.queries {
                 let partition = query.partition.clone();

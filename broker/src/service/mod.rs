@@ -19,13 +19,15 @@
 //! | `batch`, `record_batches`, `in_flight` | one batch in; records into batches; what is unanswered |
 //! | `consume`, `fetch_unary`, `fetch_stream`, `tail` | `ConsumeService` |
 //! | `subscriptions`, `reading`, `read_from`, `decode`, `credit` | what the three readers share |
+//! | `forward`, `forward_fetch`, `forward_tail` | what other brokers lead, passed on to them |
 //! | `cluster` | `ClusterService` |
 //! | [`internal`] | the port between nodes |
 //! | `metadata`, `admin` | `MetadataService`, `AdminService` |
 //! | `convert`, `status` | the only translations between wire and domain |
-//! | `core`, `resolve`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
+//! | `core`, `resolve`, `freshness`, `admission`, `shares`, `deadline`, [`limits`] | what all calls share |
 //! | [`internal`] | what other brokers ask, on their own port |
-//! | `connections`, `responsive`, `held`, `receiving`, `counting` | what surrounds them |
+//! | `connections`, `handshake`, `socket`, `responsive`, `preface` | connections, before there are calls |
+//! | `held`, `receiving`, `counting` | what surrounds calls |
 
 mod admin;
 mod admission;
@@ -41,11 +43,17 @@ mod deadline;
 mod decode;
 mod fetch_stream;
 mod fetch_unary;
+mod forward;
+mod forward_fetch;
+mod forward_tail;
+mod freshness;
+mod handshake;
 mod held;
 mod in_flight;
 pub mod internal;
 pub mod limits;
 mod metadata;
+mod preface;
 mod produce;
 mod produce_stream;
 mod produce_unary;
@@ -56,17 +64,19 @@ mod record_batches;
 mod resolve;
 mod responsive;
 mod shares;
+mod socket;
 mod status;
 mod subscriptions;
 mod tail;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use riverrun_proto::{
     ids::{BrokerId, ClusterId},
     rpc::{self, v1},
 };
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     service::Routes,
     transport::{Server, server::Router},
@@ -80,8 +90,10 @@ use v1::{
     produce_service_server::ProduceServiceServer,
 };
 
+pub use self::forward::ToLeaders;
 use self::{
-    connections::Places, core::Core, held::AroundCalls, limits::Limits, responsive::Responsive,
+    connections::Places, core::Core, handshake::secure, held::AroundCalls, internal::Placed,
+    limits::Limits, preface::Preface, responsive::Responsive,
 };
 use crate::{
     clock::Clock,
@@ -90,6 +102,7 @@ use crate::{
     partition::registry::Registry,
     shutdown::Shutdown,
     telemetry::{Bounds, RequestMetrics, TopicMetrics},
+    tls::Security,
 };
 
 /// Header list of a request: ours have a few hundred bytes.
@@ -103,10 +116,14 @@ pub struct ServiceEnv {
     pub broker: BrokerId,
     /// Its cluster.
     pub cluster: ClusterId,
+    /// Where calls are passed on to; `None`: nowhere.
+    pub to_leaders: Option<ToLeaders>,
     /// The bounds of the service.
     pub limits: Limits,
     /// Listener, windows, keepalive.
     pub network: NetworkConfig,
+    /// How connections are secured; `None`: without TLS.
+    pub security: Option<Security>,
     /// Make a topic when somebody produces to it (`broker.auto.create.topics.enable`).
     pub auto_create: bool,
     /// The partitions of this broker.
@@ -125,7 +142,8 @@ pub struct ServiceEnv {
     pub shutdown: Shutdown,
 }
 
-/// Sets up `riverrun.v1` on `listener`; the future that comes out of it serves. By then health says
+/// Sets up `riverrun.v1` on `listener`, and on connections that other nodes made to pass calls on; the
+/// future that comes out of it serves. By then health says
 /// that it serves, and bounds are shown in `bounds`: who calls at once finds all of it.
 ///
 /// From [`Shutdown::draining`] on no connection is accepted and no call taken, streams are told to
@@ -133,6 +151,7 @@ pub struct ServiceEnv {
 /// at once.
 pub async fn serve(
     listener: TcpListener,
+    passed_on: tokio::sync::mpsc::Receiver<Placed>,
     env: ServiceEnv,
     bounds: &Bounds,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -142,9 +161,19 @@ pub async fn serve(
     let places = Places::new("network.max.connections", max, bounds);
     // As long as keepalive takes to give a peer up; it cannot where the peer takes nothing.
     let silence_max = env.network.keepalive_interval_ms + env.network.keepalive_timeout_ms;
-    let requests = env.requests.clone();
-    let connections = connections::accept(listener, places, move |stream| {
-        Responsive::new(stream, silence_max, requests.clone())
+    let metrics = env.requests.connections().clone();
+    let accepted = connections::accept(listener, places, {
+        let metrics = metrics.clone();
+        move |stream| Responsive::new(stream, silence_max, metrics.clone())
+    });
+    let secured = secure(accepted, env.security.clone(), max, ("tls.handshakes.max", bounds));
+    let passed_on = tokio_stream::StreamExt::map(ReceiverStream::new(passed_on), |mut placed| {
+        placed.get_mut().rehome()?;
+        Ok::<_, io::Error>(placed)
+    });
+    let all = futures::stream::select(secured, passed_on);
+    let connections = futures::StreamExt::map(all, move |connection| {
+        Ok::<_, io::Error>(Preface::new(connection?, silence_max, metrics.clone()))
     });
     let router = router(env, bounds).await;
     async move {

@@ -24,7 +24,9 @@ impl ProduceService for Produce {
         &self,
         request: Request<v1::ProduceRequest>,
     ) -> Result<Response<v1::ProduceResponse>, Status> {
-        let handle = async |request, time| produce_unary::produce(&self.0, request, time).await;
+        let forwards = self.0.forwarder.may_forward(request.metadata());
+        let handle =
+            async |request, time| produce_unary::produce(&self.0, request, time, forwards).await;
         self.0.unary(Called::Produce, request, handle).await
     }
 

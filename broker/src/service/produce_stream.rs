@@ -43,7 +43,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     batch,
-    convert::{self, AckMode},
+    convert::{self, AckMode, PartitionRef, TopicRef},
     core::Core,
     in_flight::{AckQueue, InFlight, Outcome, Sent},
     shares::Admitted,
@@ -310,6 +310,14 @@ impl ProduceStream {
         {
             let partition = match self.partition_of(&append) {
                 Ok(partition) => partition,
+                Err(_) if self.is_news(&append) => {
+                    let core = Arc::clone(&self.core);
+                    let named = (append.topic_id.clone(), append.partition);
+                    let bytes = append.batch.len() + BATCH_OVERHEAD_BYTES;
+                    self.admission = Some(admit_when_known(core, named, bytes).boxed());
+                    self.waiting.push_front(append);
+                    continue;
+                }
                 Err(failure) => {
                     self.refuse(append.correlation_id, &failure);
                     continue;
@@ -345,6 +353,14 @@ impl ProduceStream {
     fn partition_of(&self, append: &v1::ProduceStreamAppend) -> Result<Arc<Partition>, Failure> {
         let topic = convert::topic_id(&append.topic_id)?;
         self.core.catalog.partition_by_id(topic, append.partition)
+    }
+
+    /// Whether a partition is none that this broker knows of, present or gone.
+    fn is_news(&self, append: &v1::ProduceStreamAppend) -> bool {
+        convert::topic_id(&append.topic_id).is_ok_and(|id| {
+            let topic = TopicRef { id: Some(id), name: None };
+            !self.core.catalog.knows(&PartitionRef { topic, partition: append.partition })
+        })
     }
 
     fn try_place(
@@ -419,6 +435,17 @@ impl ProduceStream {
         }
         Some(v1::ProduceStreamAcks { items, max_in_flight_bytes: None })
     }
+}
+
+/// Admission to a partition that may have been made elsewhere a moment ago.
+async fn admit_when_known(
+    core: Arc<Core>,
+    (topic, partition): (Bytes, i32),
+    bytes: usize,
+) -> Result<Admitted, Failure> {
+    core.catch_up().await;
+    let partition = core.catalog.partition_by_id(convert::topic_id(&topic)?, partition)?;
+    core.admit_in_turn(partition, bytes).await
 }
 
 impl fmt::Debug for ProduceStream {

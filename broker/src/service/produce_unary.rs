@@ -12,16 +12,18 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use prost::Message;
 use riverrun_proto::{
-    ids::PartitionIndex,
+    ids::{BrokerId, PartitionIndex},
     reason::Reason,
     record::{Codec, RecordBatch},
     rpc::v1,
 };
 use tokio::{sync::Notify, time::timeout};
+use v1::{produce_service_client::ProduceServiceClient, record_result::Outcome as Told};
 
 use super::{
-    convert::{self, AckMode},
+    convert::{self, AckMode, PartitionRef, TopicRef},
     core::Core,
+    forward::marked,
     record_batches::{self, Group, Place, Spread},
     shares::Admitted,
     status::Failure,
@@ -41,13 +43,18 @@ struct Call<'a> {
     topic: &'a Arc<Topic>,
     mode: AckMode,
     codec: Codec,
+    /// Both as the client said it.
+    acks: i32,
+    compression: i32,
     /// How long to wait for replicas and disk.
     ack_timeout: Duration,
     /// When the client gives up.
     ends: Instant,
+    /// What other brokers lead is passed on to them.
+    forwards: bool,
 }
 
-/// What became of one record.
+/// What became of one record that was written here.
 type RecordOutcome = Result<v1::RecordAck, Failure>;
 
 /// Takes the outcome of one batch.
@@ -62,6 +69,7 @@ pub(super) async fn produce(
     core: &Arc<Core>,
     request: v1::ProduceRequest,
     time: Duration,
+    forwards: bool,
 ) -> Result<v1::ProduceResponse, Failure> {
     let ends = core.clock.monotonic() + time;
     let mode = convert::ack_mode(request.acks)?;
@@ -70,11 +78,22 @@ pub(super) async fn produce(
     let codec = convert::codec(list.compression)?.unwrap_or(Codec::None);
     check_records(core, &list)?;
     let named = convert::topic_ref(&request.topic, &request.topic_id)?;
+    match request.partition {
+        Some(partition) => {
+            let named = PartitionRef { topic: named.clone(), partition };
+            if !core.catalog.knows(&named) {
+                core.catch_up().await;
+            }
+        }
+        None => core.hear_of_topics([named.clone()]).await,
+    }
     let topic = core.topic(&named, true).await?;
     let spread = spread(core, &topic, request.partition)?;
 
     let ack_timeout = core.limits.ack_timeout_for(asked);
-    let call = Call { core, topic: &topic, mode, codec, ack_timeout, ends };
+    let (acks, compression) = (request.acks, list.compression);
+    let call =
+        Call { core, topic: &topic, mode, codec, acks, compression, ack_timeout, ends, forwards };
     let records = list.records.len();
     let groups = spread.groups(list.records).into_iter();
     let written = join_all(groups.map(|(partition, group)| call.write(partition, group))).await;
@@ -86,17 +105,15 @@ pub(super) async fn produce(
     }
     let mut results = vec![v1::RecordResult::default(); records];
     for group in written {
-        let outcomes: BTreeMap<usize, RecordOutcome> = match group {
+        let outcomes: Vec<(usize, Told)> = match group {
             Ok(outcomes) => outcomes,
-            Err((at, failure)) => at.into_iter().map(|at| (at, Err(failure.clone()))).collect(),
+            Err((at, failure)) => {
+                let error = Told::Error(core.catalog.wire_error(&failure));
+                at.into_iter().map(|at| (at, error.clone())).collect()
+            }
         };
         for (at, outcome) in outcomes {
-            results[at].outcome = Some(match outcome {
-                Ok(ack) => v1::record_result::Outcome::Ack(ack),
-                Err(failure) => {
-                    v1::record_result::Outcome::Error(core.catalog.wire_error(&failure))
-                }
-            });
+            results[at].outcome = Some(outcome);
         }
     }
     Ok(v1::ProduceResponse { results })
@@ -148,9 +165,70 @@ fn spread(core: &Core, topic: &Topic, partition: Option<i32>) -> Result<Spread, 
 // === impl Call ===
 
 impl Call<'_> {
-    /// Writes the records of one partition. The outcome of each by its place in the request, or
-    /// which they are and why none was admitted.
+    /// Has the records of one partition written, here or by whoever leads it. The outcome of each
+    /// by its place in the request, or which they are and why none was admitted.
     async fn write(
+        &self,
+        partition: PartitionIndex,
+        group: Group,
+    ) -> Result<Vec<(usize, Told)>, (Vec<usize>, Failure)> {
+        let topic = TopicRef { id: Some(self.topic.id), name: None };
+        let named = PartitionRef { topic, partition: partition.to_wire() };
+        if self.forwards
+            && let Some(leader) = self.core.catalog.led_elsewhere(&named)
+        {
+            return Ok(self.pass_on(leader, partition, group).await);
+        }
+        let told = |outcome: RecordOutcome| match outcome {
+            Ok(ack) => Told::Ack(ack),
+            Err(failure) => Told::Error(self.core.catalog.wire_error(&failure)),
+        };
+        let written = self.write_here(partition, group).await?;
+        Ok(written.into_iter().map(|(at, outcome)| (at, told(outcome))).collect())
+    }
+
+    /// Has another broker write the records. What it says of each is handed on as it is.
+    async fn pass_on(
+        &self,
+        leader: BrokerId,
+        partition: PartitionIndex,
+        group: Group,
+    ) -> Vec<(usize, Told)> {
+        let Group { records, at } = group;
+        let refused = |error: v1::Error| {
+            at.iter().map(|at| (*at, Told::Error(error.clone()))).collect::<Vec<_>>()
+        };
+        let forwarder = &self.core.forwarder;
+        let passage = match forwarder.to(leader).await {
+            Ok(passage) => passage,
+            Err(failure) => return refused(self.core.catalog.wire_error(&failure)),
+        };
+        let request = v1::ProduceRequest {
+            topic: self.topic.name.to_string(),
+            topic_id: convert::wire_topic_id(self.topic.id),
+            partition: Some(partition.to_wire()),
+            records: Some(v1::RecordList { records, compression: self.compression }),
+            acks: self.acks,
+            ack_timeout: Some(convert::wire_duration(self.ack_timeout)),
+        };
+        let mut client = ProduceServiceClient::new(passage.channel.clone());
+        match client.produce(marked(request, Some(self.time_left()))).await {
+            Ok(answer) => {
+                let silent = || {
+                    let message = "the leader did not say what became of the record";
+                    let failure = Failure::timed_out(message).indefinite();
+                    Told::Error(self.core.catalog.wire_error(&failure))
+                };
+                let told = answer.into_inner().results.into_iter().map(|result| result.outcome);
+                let told = told.chain(std::iter::repeat(None));
+                at.iter().zip(told).map(|(at, told)| (*at, told.unwrap_or_else(silent))).collect()
+            }
+            Err(status) => refused(forwarder.error_of(leader, &status)),
+        }
+    }
+
+    /// As [`Call::write`], by this broker.
+    async fn write_here(
         &self,
         partition: PartitionIndex,
         group: Group,

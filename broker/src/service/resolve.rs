@@ -62,6 +62,31 @@ impl Catalog {
         })
     }
 
+    /// Which other broker leads a partition, as far as known here.
+    pub(super) fn led_elsewhere(&self, named: &PartitionRef) -> Option<BrokerId> {
+        let topic = self.topic(&named.topic).ok()?;
+        let index = convert::partition_index(named.partition)?;
+        topic.partition(index)?.leader.filter(|leader| *leader != self.broker)
+    }
+
+    /// Whether a topic is known here, or known to be gone.
+    pub(super) fn knows_topic(&self, named: &TopicRef) -> bool {
+        let image = self.quorum.image();
+        match (named.id, &named.name) {
+            (Some(id), _) => image.topic_by_id(id).is_some() || image.deleted_at(id).is_some(),
+            (None, Some(name)) => image.topic(name).is_some(),
+            (None, None) => true,
+        }
+    }
+
+    /// Whether a partition is known here, or known to be gone.
+    pub(super) fn knows(&self, named: &PartitionRef) -> bool {
+        match self.topic(&named.topic) {
+            Ok(topic) => self.index_of(&topic, named.partition).is_ok(),
+            Err(_) => self.knows_topic(&named.topic),
+        }
+    }
+
     /// A partition of this broker, or whose it is.
     pub(super) fn partition(&self, named: &PartitionRef) -> Result<Arc<Partition>, Failure> {
         let (topic, index) = self.existing(named)?;

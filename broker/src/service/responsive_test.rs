@@ -16,13 +16,12 @@ use super::{
 };
 
 const SILENCE: Duration = Duration::from_secs(50);
-const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A connection whose buffer takes eight bytes, its peer, and the counters.
 fn pair() -> (Responsive<DuplexStream>, DuplexStream, Metrics) {
     let metrics = Metrics::new();
     let (ours, theirs) = duplex(8);
-    let connection = Responsive::new(ours, SILENCE, RequestMetrics::register(&metrics));
+    let connection = Responsive::new(ours, SILENCE, ConnectionMetrics::register(&metrics));
     (connection, theirs, metrics)
 }
 
@@ -43,7 +42,6 @@ async fn a_write_that_nobody_takes_fails_when_the_time_is_over_and_is_counted_on
     let again = connection.write_vectored(&[IoSlice::new(&[1]), IoSlice::new(&[2])]).await;
     assert_eq!(again.unwrap_err().kind(), io::ErrorKind::TimedOut);
     assert_eq!(given_up(&metrics, "takes_nothing"), "1");
-    assert_eq!(given_up(&metrics, "says_nothing"), "0");
     drop(theirs);
 }
 
@@ -74,42 +72,6 @@ async fn the_time_runs_anew_for_each_write_that_waits() {
     assert!(timeout(SILENCE * 3 / 4, connection.write_all(&[7])).await.is_err());
     theirs.read_exact(&mut [0; 8]).await.unwrap();
     connection.write_all(&[7]).await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_says_nothing_or_too_little_is_given_up() {
-    for said in [0, 1, PREFACE_BYTES - 1] {
-        let (mut connection, mut theirs, metrics) = pair();
-        let saying = tokio::spawn(async move {
-            // Each byte just in time, were it for the next alone.
-            for byte in &PREFACE[..said] {
-                sleep(SILENCE / 2).await;
-                if theirs.write_all(&[*byte]).await.is_err() {
-                    return;
-                }
-            }
-            std::future::pending::<()>().await;
-        });
-        let began = Instant::now();
-        let failed = connection.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap_err();
-        assert_eq!(failed.kind(), io::ErrorKind::TimedOut, "{said}: {failed}");
-        assert!((SILENCE..SILENCE * 2).contains(&began.elapsed()), "{said}");
-        assert_eq!(given_up(&metrics, "says_nothing"), "1");
-        saying.abort();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn after_its_preface_a_peer_may_be_silent() {
-    let (mut connection, mut theirs, metrics) = pair();
-    let saying = tokio::spawn(async move {
-        theirs.write_all(PREFACE).await.unwrap();
-        sleep(SILENCE * 10).await;
-        theirs.write_all(b"x").await.unwrap();
-    });
-    connection.read_exact(&mut [0; PREFACE_BYTES + 1]).await.unwrap();
-    saying.await.unwrap();
-    assert_eq!(given_up(&metrics, "says_nothing"), "0");
 }
 
 /// Reads so many bytes and then nothing, as a process that was stopped does; its kernel is alive.

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{
     admission::BytePermit,
-    convert::{self, Format, Start, TopicRef},
+    convert::{self, Format, PartitionRef, Start, TopicRef},
     core::Core,
     status::Failure,
     subscriptions::{Piece, Place, Subscriptions},
@@ -23,12 +23,19 @@ use crate::{
 };
 
 /// Opens a stream.
-pub(super) fn open(
+pub(super) async fn open(
     core: &Arc<Core>,
     request: &v1::TailRequest,
 ) -> Result<impl Stream<Item = Result<v1::TailResponse, Status>> + Send + 'static, Failure> {
     if core.shutdown.is_draining() {
         return Err(Failure::draining());
+    }
+    if let Ok(named) = convert::topic_ref(&request.topic, &request.topic_id) {
+        let partitions = request.partitions.iter().copied();
+        let named = |partition| PartitionRef { topic: named.clone(), partition };
+        if !partitions.chain([0]).map(named).all(|named| core.catalog.knows(&named)) {
+            core.catch_up().await;
+        }
     }
     let tail = Tail::new(Arc::clone(core), request)?;
     Ok(futures::stream::unfold(Some(tail), |tail| async {

@@ -62,6 +62,8 @@ pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) config: Config,
     pub(super) io_threads: usize,
+    /// What the service takes for the metadata quorum.
+    pub(super) quorum: fn(Arc<LocalQuorum>) -> Arc<dyn MetaQuorum>,
 }
 
 /// Holds up all log work of a broker until dropped.
@@ -75,9 +77,9 @@ impl Broker {
     pub(super) async fn with(change: impl FnOnce(&mut Setup)) -> Self {
         let config = Config::default();
         let limits = Limits::new(&config, ByteSize::mib(64));
-        let mut setup = Setup { limits, config, io_threads: 2 };
+        let mut setup = Setup { limits, config, io_threads: 2, quorum: |quorum| quorum };
         change(&mut setup);
-        let Setup { limits, config, io_threads } = setup;
+        let Setup { limits, config, io_threads, quorum: seen } = setup;
 
         let disk = SimDisk::new(3);
         let root = Path::new("/broker");
@@ -126,12 +128,14 @@ impl Broker {
 
         let shutdown = Shutdown::new();
         let bounds = Bounds::register(&metrics);
-        let log: Arc<dyn MetaQuorum> = Arc::clone(&quorum) as Arc<dyn MetaQuorum>;
+        let log = seen(Arc::clone(&quorum));
         let env = ServiceEnv {
             broker: node,
+            to_leaders: None,
             cluster: identity.cluster,
             limits,
             network: config.network.clone(),
+            security: None,
             auto_create: config.broker.auto_create_topics_enable,
             registry: Arc::clone(&registry),
             producer_ids: ProducerIds::new(Arc::clone(&log), node, epoch),
@@ -144,7 +148,8 @@ impl Broker {
             topics: TopicMetrics::register(&metrics, 10),
             shutdown: shutdown.clone(),
         };
-        let serving = tokio::spawn(serve(listener, env, &bounds).await);
+        let serving =
+            tokio::spawn(serve(listener, tokio::sync::mpsc::channel(1).1, env, &bounds).await);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap();
         let channel = channel.connect().await.unwrap();
         Self { channel, registry, quorum, pool, disk, shutdown, metrics, serving }

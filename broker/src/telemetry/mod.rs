@@ -8,12 +8,14 @@
 //! * All begin with `riverrun_`, then the thing (`partition`, `storage`, `memory`, …), then the
 //!   quantity, then the unit (`seconds`, `bytes`); counters end in `_total`, as OpenMetrics wants.
 //! * Labels: `request` (the call), `reason` (Kafka's error name), `topic`, `partition`, `follower`
-//!   (a broker), `pool` (a share of the memory budget), `bound` (the configuration key of a limit).
+//!   (a broker), `pool` (a share of the memory budget), `bound` (the configuration key of a limit),
+//!   `port` (`grpc`, `internal`), `outcome`, `cause`.
 //! * The number of series is bounded: `topic` and `partition` by configuration, all others by what
 //!   the code can name.
 
 mod application;
 mod bounds;
+mod connections;
 mod gauges;
 mod logging;
 mod partitions;
@@ -21,14 +23,17 @@ mod registry;
 mod replication;
 mod requests;
 mod storage;
+mod tls;
 mod topics;
 
 pub use application::register_application;
 pub use bounds::{Bound, Bounds, Usage};
+pub use connections::{ConnectionMetrics, GivenUp};
 pub use logging::{LoggingError, init_logging};
 pub use partitions::{PartitionSample, ReplicasSample, register_partitions};
 pub use registry::{CONTENT_TYPE, Registry};
 pub use replication::{ClusterSample, FollowerSample, ReplicationMetrics};
-pub use requests::{GivenUp, OpenGuard, Request, RequestMetrics};
+pub use requests::{OpenGuard, Request, RequestMetrics};
 pub use storage::{DiskSample, LogCounter, StorageMetrics};
+pub use tls::{Handshake, PortTlsMetrics, TlsMetrics};
 pub use topics::{OTHER_TOPICS, TopicMetrics, TopicTraffic};

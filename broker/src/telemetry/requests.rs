@@ -8,7 +8,7 @@ use prometheus_client::metrics::{
 };
 use riverrun_proto::reason::Reason;
 
-use super::Registry;
+use super::{ConnectionMetrics, Registry};
 
 /// Upper ends of the buckets of a call's duration, in seconds: a loopback call takes 140 us, a
 /// long poll up to its wait.
@@ -85,18 +85,8 @@ pub struct RequestMetrics {
     durations: Vec<Histogram>,
     window_stalls: Vec<Counter>,
     open_streams: Vec<Gauge>,
-    open_connections: Gauge,
-    given_up: [Counter; 2],
+    connections: ConnectionMetrics,
     errors: Family<ErrorLabels, Counter>,
-}
-
-/// Why the broker gave a connection up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GivenUp {
-    /// What waits for the peer is not taken.
-    TakesNothing,
-    /// The peer did not begin to speak.
-    SaysNothing,
 }
 
 /// Counts something as open until it is dropped.
@@ -115,20 +105,17 @@ impl MetricConstructor<Histogram> for DurationBuckets {
 impl RequestMetrics {
     /// Registers `riverrun_request_duration_seconds{request}`,
     /// `riverrun_handler_errors_total{request,reason}`,
-    /// `riverrun_stream_window_stalls_total{request}`, `riverrun_open_streams{request}`,
-    /// `riverrun_open_connections` and `riverrun_connections_given_up_total{cause}`.
+    /// `riverrun_stream_window_stalls_total{request}`, `riverrun_open_streams{request}`, and what
+    /// [`ConnectionMetrics::register`] does.
     pub fn register(registry: &Registry) -> Self {
         let durations = Family::<RequestLabel, _, _>::new_with_constructor(DurationBuckets);
         let window_stalls = Family::<RequestLabel, Counter>::default();
         let open_streams = Family::<RequestLabel, Gauge>::default();
-        let given_up = Family::<[(&'static str, &'static str); 1], Counter>::default();
         let metrics = Self {
             durations: of_each(&durations),
             window_stalls: of_each(&window_stalls),
             open_streams: of_each(&open_streams),
-            open_connections: Gauge::default(),
-            given_up: ["takes_nothing", "says_nothing"]
-                .map(|cause| given_up.get_or_create_owned(&[("cause", cause)])),
+            connections: ConnectionMetrics::register(registry),
             errors: Family::default(),
         };
         registry.register_seconds("request_duration", "Time to answer a call", durations);
@@ -137,10 +124,6 @@ impl RequestMetrics {
         let help = "Times a stream had something to send or take but no window or credit";
         registry.register("stream_window_stalls", help, window_stalls);
         registry.register("open_streams", "Streams open now", open_streams);
-        let help = "gRPC connections open now";
-        registry.register("open_connections", help, metrics.open_connections.clone());
-        let help = "gRPC connections closed because the peer did nothing for keepalive's time";
-        registry.register("connections_given_up", help, given_up);
         metrics
     }
 
@@ -160,24 +143,19 @@ impl RequestMetrics {
         self.window_stalls[request as usize].inc();
     }
 
-    /// A connection was closed because its peer did nothing.
-    pub fn observe_given_up(&self, why: GivenUp) {
-        self.given_up[why as usize].inc();
-    }
-
     /// A stream is open until the guard is dropped.
     pub fn stream_opened(&self, request: Request) -> OpenGuard {
         OpenGuard::of(&self.open_streams[request as usize])
     }
 
-    /// A connection is open until the guard is dropped.
-    pub fn connection_opened(&self) -> OpenGuard {
-        OpenGuard::of(&self.open_connections)
+    /// The gRPC port's connections.
+    pub fn connections(&self) -> &ConnectionMetrics {
+        &self.connections
     }
 }
 
 impl OpenGuard {
-    fn of(gauge: &Gauge) -> Self {
+    pub(super) fn of(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
@@ -211,9 +189,7 @@ mod tests {
         metrics.observe(Request::Fetch, Duration::from_micros(300));
         metrics.observe_error(Request::Produce, Reason::MessageTooLarge);
         metrics.observe_window_stall(Request::FetchStream);
-        metrics.observe_given_up(GivenUp::TakesNothing);
         let tail = metrics.stream_opened(Request::Tail);
-        let connection = metrics.connection_opened();
         let text = registry.encode();
         for line in [
             "riverrun_request_duration_seconds_count{request=\"fetch\"} 1",
@@ -223,15 +199,11 @@ mod tests {
             "riverrun_handler_errors_total{request=\"produce\",reason=\"MESSAGE_TOO_LARGE\"} 1",
             "riverrun_stream_window_stalls_total{request=\"fetch_stream\"} 1",
             "riverrun_open_streams{request=\"tail\"} 1",
-            "riverrun_open_connections 1",
-            "riverrun_connections_given_up_total{cause=\"takes_nothing\"} 1",
-            "riverrun_connections_given_up_total{cause=\"says_nothing\"} 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-        drop((tail, connection));
+        drop(tail);
         let text = registry.encode();
         assert!(text.contains("riverrun_open_streams{request=\"tail\"} 0"), "{text}");
-        assert!(text.contains("riverrun_open_connections 0"), "{text}");
     }
 }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use crate::{
     address::Address,
     error::{Error, ErrorKind, LeaderHint},
+    tls,
 };
 
 /// Trailer with the encoded `riverrun.v1.Error`.
@@ -44,6 +45,9 @@ pub(super) fn to_error(status: &Status) -> Error {
         return from_wire(error);
     }
     let message = describe(status);
+    if message.contains(tls::REFUSED) || message.contains(tls::TLS_ONLY) {
+        return Error::new(ErrorKind::Security, message);
+    }
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::Aborted | Code::Unknown => {
             Error::connection(message).definite(false)

@@ -229,6 +229,11 @@ impl<R: Rules> Broker<R> {
         self.process.as_ref().is_some_and(Process::has_failed)
     }
 
+    /// A process that another run has replaced is not heard any more.
+    pub fn is_replaced(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::is_replaced)
+    }
+
     /// The process stops in order: whether all its logs were closed.
     pub fn stop_in_order(&mut self, stage: &mut Stage) {
         let mut closed = false;
@@ -545,6 +550,13 @@ impl<R: Rules> Process<R> {
     /// Whether its directory has failed: it can do nothing any more.
     pub fn has_failed(&self) -> bool {
         self.failure.is_failed()
+    }
+
+    /// Whether a later run is known in its place: a join that was long on its way came after its own.
+    pub fn is_replaced(&self) -> bool {
+        let Node::Broker(broker) = self.end.node else { return false };
+        let known = self.image.broker(broker_id(broker)).map(|known| known.epoch);
+        self.epoch.is_some_and(|ours| known.is_some_and(|known| known > ours))
     }
 
     /// The registration of this run.

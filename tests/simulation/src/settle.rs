@@ -8,13 +8,16 @@ use crate::{
     controller::{broker_number, partition_id},
     coverage::Fact,
     member,
-    setup::Metadata,
+    setup::{Metadata, SESSION_TIMEOUT},
     stage::{Event, Mend},
     world::World,
 };
 
 /// All is well within this time, …
 const PATIENCE: Duration = Duration::from_secs(30);
+/// … has been for as long as what was done to a broker can still make somebody fence it (it was paused
+/// until a moment ago, nobody has heard it yet, its fencing is under way), …
+const STANDS: Duration = SESSION_TIMEOUT;
 /// … and stays well for this long.
 const STAYS: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -30,22 +33,32 @@ impl<R: Rules> World<R> {
             self.brokers[broker].machine.disk.forget_faults();
             self.stage.schedule.after(Duration::ZERO, Event::Start { broker });
         }
-        let deadline = self.stage.now() + PATIENCE;
-        loop {
-            let next = self.stage.now() + LOOK_EVERY;
-            if !self.go_on_until(next) {
-                return;
-            }
-            let Some(what) = self.unsettled() else { break };
-            if self.stage.now() > deadline {
-                return self.stage.fail(format!("L1: {what}"));
-            }
-        }
         let changes = |world: &Self| {
             let count = |fact| world.stage.coverage.of(fact);
             count(Fact::IsrGrew) + count(Fact::IsrShrunk) + count(Fact::Election)
         };
-        let before = changes(self);
+        let deadline = self.stage.now() + PATIENCE;
+        let mut well_since = None;
+        let before = loop {
+            let next = self.stage.now() + LOOK_EVERY;
+            if !self.go_on_until(next) {
+                return;
+            }
+            let (now, before, unsettled) = (self.stage.now(), changes(self), self.unsettled());
+            match (&unsettled, well_since) {
+                (None, Some((since, same))) if same == before => {
+                    if now.saturating_sub(since) >= STANDS {
+                        break before;
+                    }
+                }
+                (None, _) => well_since = Some((now, before)),
+                (Some(_), _) => well_since = None,
+            }
+            if now > deadline {
+                let what = unsettled.unwrap_or_else(|| "leaders or ISRs keep changing".to_owned());
+                return self.stage.fail(format!("L1: {what}"));
+            }
+        };
         let until = self.stage.now() + STAYS;
         if !self.go_on_until(until) {
             return;

@@ -284,12 +284,18 @@ impl<R: Rules> World<R> {
         }
     }
 
-    /// Brokers whose directory has failed end; somebody puts another disk in.
+    /// Brokers that cannot go on end: those whose directory has failed get another disk from somebody,
+    /// those that another run has replaced are started again.
     fn end_failed(&mut self) {
         for broker in 0..self.brokers.len() {
             if self.brokers[broker].has_failed() {
                 self.end_process(broker, true);
                 self.replace_disk(broker);
+                self.start_later(broker);
+            } else if self.brokers[broker].is_replaced() {
+                self.stage.say(format_args!("b{broker} was replaced by another run"));
+                self.end_process(broker, true);
+                self.brokers[broker].machine.kill();
                 self.start_later(broker);
             }
         }

@@ -13,7 +13,7 @@ use crate::{
 const BROKER: &str = "broker/src/";
 
 /// Module, and the modules it may use; `lib.rs` names them all and is left out.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("main", EVERYTHING),
     ("cli", EVERYTHING),
     ("server", EVERYTHING),
@@ -29,10 +29,14 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "clock",
             "shutdown",
             "telemetry",
+            "tls",
         ],
     ),
     ("http", &["config", "clock", "shutdown", "telemetry"]),
-    ("peer", &["partition", "controller", "metadata", "config", "clock", "shutdown", "telemetry"]),
+    (
+        "peer",
+        &["partition", "controller", "metadata", "config", "clock", "shutdown", "telemetry", "tls"],
+    ),
     ("coordinator", ABOVE_PARTITION),
     ("controller", ABOVE_PARTITION),
     (
@@ -43,6 +47,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("io", &[]),
     ("replica", &[]),
     ("metadata", &[]),
+    ("tls", &["telemetry", "config"]),
     ("telemetry", &["config"]),
     ("config", &[]),
     ("clock", &[]),

@@ -23,13 +23,17 @@ const SERVER_MODULE: &str = "github.com/nats-io/nats-server/v2";
 const CLI_MODULE: &str = "github.com/nats-io/natscli/nats";
 
 /// Of the latter.
-const CLI_VERSION: &str = "v0.3.0";
+const CLI_VERSION: &str = "v0.4.0";
 
 /// Longest build of a module and all it needs.
 const BUILD_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// Longest answer of a program that only tells its version.
 const TELL_MAX: Duration = Duration::from_secs(60);
+
+/// Longest wait of `nats` for an acknowledgement: its default of five seconds is less than a full
+/// window takes on a slow disk where every record is synced by itself.
+const ACK_MAX: &str = "60s";
 
 /// What may be missing, and what to do about it.
 const INSTALL_GO: &str = "it builds the NATS server and its nats program. Install Go 1.25 or later, \
@@ -97,7 +101,7 @@ impl Artifacts {
     /// The system does not say where this program is.
     pub fn cli(&self, home: &Path, address: &str) -> Result<Command> {
         let mut command = of_peer(&self.cli)?;
-        command.env("HOME", home).args(["--no-context", "--server", address]);
+        command.env("HOME", home).args(["--no-context", "--server", address, "--timeout", ACK_MAX]);
         Ok(command)
     }
 }

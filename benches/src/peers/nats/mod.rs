@@ -4,7 +4,7 @@
 //!
 //! A workload has batches, JetStream has none: see [`settings`] for what stands in. Its tool
 //! measures the latency of a round of asynchronous publishing, from the first record of a full
-//! window to the last acknowledgement; that of its fast ingest is no latency, and left out.
+//! window to the last acknowledgement; that of its atomic batches is no latency, and left out.
 
 pub mod artifacts;
 pub mod bench_file;
@@ -106,7 +106,7 @@ impl Nats {
                      to the last one acknowledged"
                 ));
             }
-            None => run.notes.push("nats-tuned: fast ingest tells no latencies".into()),
+            None => run.notes.push("nats-tuned: atomic batches tell no latencies".into()),
         }
         run.notes.push(durability_note(workload.durability).to_owned());
         Ok(run)

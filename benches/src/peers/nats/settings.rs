@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `durability = disk` | `sync_interval: always`: the file store syncs what it writes before it is acknowledged |
 //! | `durability = memory` | its default: synced every two minutes |
-//! | `batch_bytes`, `in_flight` | there are no batches: as many records unacknowledged as fit into that many batches (`nats`), or its fast ingest, acknowledged once per batch of records (`nats-tuned`) |
+//! | `batch_bytes`, `in_flight` | there are no batches: as many records unacknowledged as fit into that many batches (`nats`), or atomic batches of as many records, one at a time, acknowledged once each (`nats-tuned`) |
 //! | `acks = all` | the only way JetStream has with one replica |
 
 use std::{collections::BTreeMap, path::Path};
@@ -21,12 +21,15 @@ const STREAM_MAX: &str = "256GB";
 /// Bytes of a record beside its payload in a batch, about: what tells how many fit.
 const RECORD_OVERHEAD_BYTES: usize = 10;
 
+/// Most records of an atomic batch: the server's default limit.
+const ATOMIC_BATCH_MAX: usize = 1000;
+
 /// Which of the two rows of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tuning {
     /// Asynchronous publishing, each record acknowledged: what clients do.
     Defaults,
-    /// Its fast ingest when publishing, and a larger buffer when reading.
+    /// Atomic batches when publishing, and a larger buffer when reading.
     Tuned,
 }
 
@@ -60,8 +63,8 @@ impl Tuning {
                 texts(["pub", "async", "--batch", &outstanding])
             }
             Self::Tuned => {
-                let (batch, acks) = (per_batch.to_string(), workload.in_flight.to_string());
-                texts(["pub", "fast", "--batch", &batch, "--max-outstanding-acks", &acks])
+                let batch = (per_batch * workload.in_flight).min(ATOMIC_BATCH_MAX).to_string();
+                texts(["pub", "batch", "--batch", &batch])
             }
         };
         if let Some(rate) = workload.rate {
@@ -143,11 +146,13 @@ mod tests {
         let plain = Tuning::Defaults.publish(&workload(), "s", 1000);
         assert_eq!(plain[..2], ["pub", "async"]);
         assert_eq!(follows(&plain, "--batch").as_deref(), Some("252"));
-        let fast = Tuning::Tuned.publish(&workload(), "s", 1000);
-        assert_eq!(fast[..2], ["pub", "fast"]);
-        assert_eq!(follows(&fast, "--batch").as_deref(), Some("63"));
-        assert_eq!(follows(&fast, "--max-outstanding-acks").as_deref(), Some("4"));
-        for arguments in [plain, fast] {
+        let atomic = Tuning::Tuned.publish(&workload(), "s", 1000);
+        assert_eq!(atomic[..2], ["pub", "batch"]);
+        assert_eq!(follows(&atomic, "--batch").as_deref(), Some("252"));
+        let wide = Workload { in_flight: 100, ..workload() };
+        let widest = Tuning::Tuned.publish(&wide, "s", 1000);
+        assert_eq!(follows(&widest, "--batch").as_deref(), Some("1000"));
+        for arguments in [plain, atomic] {
             assert_eq!(follows(&arguments, "--msgs").as_deref(), Some("1000"));
             assert_eq!(follows(&arguments, "--size").as_deref(), Some("1024"));
             assert_eq!(follows(&arguments, "--throughput"), None);
@@ -164,7 +169,7 @@ mod tests {
         assert_eq!(follows(&arguments, "--throughput").as_deref(), Some("2500"));
         let told = report(Tuning::Tuned, &workload());
         assert_eq!(told["jetstream.sync_interval"], "always");
-        assert!(told["load"].starts_with("nats bench js pub fast --batch 63"), "{told:?}");
+        assert!(told["load"].starts_with("nats bench js pub batch --batch 252"), "{told:?}");
         let consume =
             Workload { kind: Kind::Consume, durability: Durability::Memory, ..workload() };
         let told = report(Tuning::Defaults, &consume);

@@ -1,9 +1,11 @@
-//! Two lanes into one port: what the cluster lives on, and bytes of replicas.
+//! Three lanes into one port: what the cluster lives on, bytes of replicas, and calls of clients that
+//! another broker passes on.
 //!
 //! A connection is served by the threads that took it, and which threads those should be cannot be
-//! seen from HTTP/2 before it is too late. So a connection for bulk begins with a byte that HTTP/2
-//! never begins with ([`BULK`]); it is taken off, and the socket goes to the threads of replication.
-//! All others begin with HTTP/2 at once and stay with the control threads.
+//! seen from HTTP/2 before it is too late. With TLS the peer says it in its handshake ([`crate::tls`]).
+//! Without, a connection that is not for the control threads begins with a byte that HTTP/2 never
+//! begins with ([`BULK`], [`CALLS`]); it is taken off. Either way the socket goes to the threads of
+//! replication, or to those that serve clients; all others stay with the control threads.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,67 +18,93 @@ use tokio::{
 
 use super::{CONNECTIONS_MAX, Placed};
 use crate::{
-    peer::connect::BULK,
+    peer::connect::{BULK, CALLS},
     telemetry::{Bound, Bounds, Usage},
+    tls::{BULK_PROTOCOL, CALLS_PROTOCOL},
 };
 
 /// Time for the first byte of a connection.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections for bulk that wait for the partitions to be open; past it they are closed, and made
+/// Connections of one lane that wait for the partitions to be open; past it they are closed, and made
 /// again.
-pub const BULK_WAITING_MAX: usize = 64;
+pub const WAITING_MAX: usize = 64;
 
-/// Where bulk goes.
-pub(super) struct Bulk {
+/// Where connections of one kind go.
+struct Lane {
+    first: u8,
+    protocol: &'static [u8],
     waiting: mpsc::Sender<Placed>,
     full: Bound,
 }
 
-/// Gives on what is not bulk, and hands bulk over. Whoever says nothing holds up nobody.
+/// Where connections go that are not for the control threads.
+pub(super) struct Lanes([Lane; 2]);
+
+/// Gives on what is for the control threads, and hands over the rest. Whoever says nothing holds up
+/// nobody.
 pub(super) fn sort(
     accepted: impl Stream<Item = io::Result<Placed>>,
-    bulk: Bulk,
+    lanes: Lanes,
 ) -> impl Stream<Item = io::Result<Placed>> {
-    let bulk = Arc::new(bulk);
+    let lanes = Arc::new(lanes);
     accepted
         .map(move |placed| {
-            let bulk = Arc::clone(&bulk);
+            let lanes = Arc::clone(&lanes);
             async move {
                 let placed = placed.ok()?;
-                timeout(FIRST_BYTE_TIMEOUT, lane(placed, &bulk)).await.ok()?.ok()?.map(Ok)
+                timeout(FIRST_BYTE_TIMEOUT, lanes.hand_over(placed)).await.ok()?.ok()?.map(Ok)
             }
         })
         .buffer_unordered(CONNECTIONS_MAX)
         .filter_map(ready)
 }
 
-/// `None`: it was bulk.
-async fn lane(mut placed: Placed, bulk: &Bulk) -> io::Result<Option<Placed>> {
-    let mut first = [0];
-    // One that was closed at once fails where it is served.
-    if placed.peek(&mut first).await? == 0 || first[0] != BULK {
-        return Ok(Some(placed));
-    }
-    placed.read_exact(&mut first).await?;
-    // Too many wait: closed. So it is where nobody replicates any more.
-    if let Err(TrySendError::Full(_)) = bulk.waiting.try_send(placed) {
-        bulk.full.hit();
-    }
-    Ok(None)
-}
+// === impl Lanes ===
 
-// === impl Bulk ===
+impl Lanes {
+    /// Whoever takes from `bulk` and `calls` serves them; how many wait is shown in `bounds`.
+    pub(super) fn new(
+        bulk: mpsc::Sender<Placed>,
+        calls: mpsc::Sender<Placed>,
+        bounds: &Bounds,
+    ) -> Self {
+        let lane = |bound, first, protocol, waiting: mpsc::Sender<Placed>| {
+            let (line, limit) = (waiting.downgrade(), waiting.max_capacity());
+            let full = bounds.watch(bound, move || {
+                let used = line.upgrade().map_or(0, |line| limit - line.capacity());
+                Usage { used: used as u64, limit: limit as u64 }
+            });
+            Lane { first, protocol, waiting, full }
+        };
+        Self([
+            lane("network.internal.bulk.waiting", BULK, BULK_PROTOCOL, bulk),
+            lane("network.internal.calls.waiting", CALLS, CALLS_PROTOCOL, calls),
+        ])
+    }
 
-impl Bulk {
-    /// Whoever takes from `waiting` serves it; how many wait is shown in `bounds`.
-    pub(super) fn new(waiting: mpsc::Sender<Placed>, bounds: &Bounds) -> Self {
-        let (line, limit) = (waiting.downgrade(), waiting.max_capacity());
-        let full = bounds.watch("network.internal.bulk.waiting", move || {
-            let used = line.upgrade().map_or(0, |line| limit - line.capacity());
-            Usage { used: used as u64, limit: limit as u64 }
-        });
-        Self { waiting, full }
+    /// `None`: it went another way.
+    async fn hand_over(&self, mut placed: Placed) -> io::Result<Option<Placed>> {
+        let asked = placed.get_ref().asked_for();
+        let lane = match asked {
+            Some(asked) => self.0.iter().find(|lane| lane.protocol == asked),
+            None => {
+                let mut first = [0];
+                // One that was closed at once fails where it is served.
+                let read = placed.get_ref().peek(&mut first).await?;
+                let lane = self.0.iter().find(|lane| read == 1 && lane.first == first[0]);
+                if lane.is_some() {
+                    placed.read_exact(&mut first).await?;
+                }
+                lane
+            }
+        };
+        let Some(lane) = lane else { return Ok(Some(placed)) };
+        // Too many wait: closed. So it is where nobody serves them any more.
+        if let Err(TrySendError::Full(_)) = lane.waiting.try_send(placed) {
+            lane.full.hit();
+        }
+        Ok(None)
     }
 }
 
@@ -91,9 +119,18 @@ mod tests {
 
     use super::*;
     use crate::{
-        service::connections::{Places, accept},
-        telemetry::{Bounds, Registry},
+        service::{
+            connections::{Places, accept},
+            responsive::Responsive,
+            socket::Socket,
+        },
+        telemetry::{Bounds, ConnectionMetrics, Registry},
     };
+
+    fn plain(stream: TcpStream) -> Socket {
+        let metrics = ConnectionMetrics::register_internal(&Registry::new());
+        Socket::Plain(Responsive::new(stream, FIRST_BYTE_TIMEOUT, metrics))
+    }
 
     struct Port {
         listener: TcpListener,
@@ -119,11 +156,12 @@ mod tests {
     #[tokio::test]
     async fn past_the_bound_bulk_is_closed() {
         let Port { listener, mut made, bounds } = Port::told(&[b"B", b"B"]).await;
-        let accepted = accept(listener, Places::new("connections", 9, &bounds), |stream| stream);
+        let accepted = accept(listener, Places::new("connections", 9, &bounds), plain);
         let (waiting, _replicas) = mpsc::channel(1);
-        let bulk = Bulk::new(waiting, &bounds);
-        let full = bulk.full.clone();
-        let mut control = pin!(sort(accepted, bulk));
+        let (calls, _calls) = mpsc::channel(1);
+        let lanes = Lanes::new(waiting, calls, &bounds);
+        let full = lanes.0[0].full.clone();
+        let mut control = pin!(sort(accepted, lanes));
         let (mut second, mut first) = (made.pop().unwrap(), made.pop().unwrap());
         let (mut one, mut other) = ([0], [0]);
         let read = tokio::select! {
@@ -136,22 +174,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bulk_goes_its_own_way_and_whoever_says_nothing_holds_up_nobody() {
+    async fn bulk_and_calls_go_their_own_ways_and_whoever_says_nothing_holds_up_nobody() {
         let Port { listener, made: _made, bounds } =
-            Port::told(&[b"", b"Bulk", b"PRI * HTTP/2.0"]).await;
-        let accepted = accept(listener, Places::new("connections", 9, &bounds), |stream| stream);
+            Port::told(&[b"", b"Bulk", b"PRI * HTTP/2.0", b"Call"]).await;
+        let accepted = accept(listener, Places::new("connections", 9, &bounds), plain);
         let (bulk, mut replicas) = mpsc::channel(1);
-        let mut control = pin!(sort(accepted, Bulk::new(bulk, &bounds)));
+        let (calls, mut clients) = mpsc::channel(1);
+        let mut control = pin!(sort(accepted, Lanes::new(bulk, calls, &bounds)));
 
         let mut read = [0; 3];
         control.next().await.unwrap().unwrap().read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"PRI", "nothing of it is taken off");
         // Asked on, it takes in whatever came.
         let mut replica = tokio::select! {
-            replica = replicas.recv() => replica.unwrap().rehome().unwrap(),
+            replica = replicas.recv() => replica.unwrap(),
             _ = control.next() => panic!("nobody else has said anything"),
         };
+        replica.get_mut().rehome().unwrap();
         replica.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"ulk", "its first byte only says what it is");
+        let mut call = tokio::select! {
+            call = clients.recv() => call.unwrap(),
+            _ = control.next() => panic!("nobody else has said anything"),
+        };
+        call.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"all");
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! The port answers from the first moment on, before this node knows which cluster it is of: nodes
 //! that start together find one another by that. What needs more is `UNAVAILABLE` until then.
-//! Whoever reaches the port is believed; every call says who speaks (`peer::hello`).
+//! Whoever gets in is believed: who has a certificate of the cluster's CA with TLS, who reaches the
+//! port without. Every call says who speaks (`peer::hello`).
 
 mod broker;
 mod lanes;
@@ -17,6 +18,7 @@ mod quorum;
 pub mod replication;
 
 use std::{
+    io,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -31,21 +33,28 @@ use riverrun_proto::{
     },
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Notify, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, service::Routes, transport::Server};
 
-pub use lanes::BULK_WAITING_MAX;
+pub use lanes::WAITING_MAX;
 
-use super::connections::{self, Connection, Places};
+use super::{
+    connections::{self, Connection, Places},
+    handshake::secure,
+    preface::Preface,
+    responsive::Responsive,
+    socket::Socket,
+};
 use crate::{
     clock::Clock,
     controller::{Addresses, ClusterQuorum, Liveness, MetaQuorum},
     peer::Card,
     shutdown::Shutdown,
-    telemetry::Bounds,
+    telemetry::{Bounds, ConnectionMetrics},
+    tls::Security,
 };
 
 /// Connections at once: a handful for each node, of more nodes than any cluster has.
@@ -57,8 +66,12 @@ const STREAMS_MAX: u32 = 1024;
 /// Largest message: the metadata image travels in one.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// How long a node may take nothing of what is sent to it, or say nothing where it begins: as long as
+/// keepalive takes to give it up, which it cannot tell a node that takes nothing.
+const SILENCE_MAX: Duration = KEEPALIVE.0.saturating_add(KEEPALIVE.1);
+
 /// An accepted connection; it has its place until it is dropped.
-pub type Placed = Connection<TcpStream>;
+pub type Placed = Connection<Socket>;
 
 /// This node, to those who knock. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -121,22 +134,40 @@ impl Inside {
     }
 }
 
+/// What the port between nodes is served with.
+#[derive(Debug)]
+pub struct Port {
+    /// Where others connect.
+    pub listener: TcpListener,
+    /// How; `None`: without TLS.
+    pub security: Option<Security>,
+    /// Who answers.
+    pub door: Door,
+    /// Connections of replicas are handed to it.
+    pub bulk: mpsc::Sender<Placed>,
+    /// Connections with calls of clients that other brokers pass on.
+    pub calls: mpsc::Sender<Placed>,
+    /// What becomes of connections.
+    pub connections: ConnectionMetrics,
+}
+
 /// Serves until the broker stops. The broker's drain does not end it: a node that drains is a voter
 /// as before.
-/// Its bounds are shown in `bounds` before the future that serves is run. Connections of replicas are
-/// handed to `bulk`.
-pub fn serve(
-    listener: TcpListener,
-    door: Door,
-    bounds: &Bounds,
-    bulk: mpsc::Sender<Placed>,
-) -> impl Future<Output = ()> + Send + use<> {
+/// Its bounds are shown in `bounds` before the future that serves is run.
+pub fn serve(port: Port, bounds: &Bounds) -> impl Future<Output = ()> + Send + use<> {
+    let Port { listener, security, door, bulk, calls, connections: metrics } = port;
     let places = Places::new("network.internal.connections", CONNECTIONS_MAX, bounds);
-    let bulk = lanes::Bulk::new(bulk, bounds);
+    let lanes = lanes::Lanes::new(bulk, calls, bounds);
+    let accepted = connections::accept(listener, places, {
+        let metrics = metrics.clone();
+        move |stream| Responsive::new(stream, SILENCE_MAX, metrics.clone())
+    });
+    let secured = secure(accepted, security, CONNECTIONS_MAX, ("tls.internal.handshakes", bounds));
     async move {
         let shutdown = door.shutdown.clone();
         let _running = shutdown.register("internal service");
-        let incoming = lanes::sort(connections::accept(listener, places, |stream| stream), bulk);
+        let incoming = lanes::sort(secured, lanes);
+        let incoming = incoming.map(|placed| Ok::<_, io::Error>(begins(placed?, &metrics)));
         let served = server().add_routes(routes(&door)).serve_with_incoming(incoming);
         tokio::select! {
             ended = served => if let Err(error) = ended {
@@ -152,10 +183,14 @@ pub fn serve(
 pub async fn serve_replicas(
     connections: mpsc::Receiver<Placed>,
     replication: replication::Replication,
+    metrics: ConnectionMetrics,
     shutdown: Shutdown,
 ) {
     let _running = shutdown.register("replication service");
-    let incoming = ReceiverStream::new(connections).map(Connection::rehome);
+    let incoming = ReceiverStream::new(connections).map(|mut placed| {
+        placed.get_mut().rehome()?;
+        Ok::<_, io::Error>(begins(placed, &metrics))
+    });
     let served = server().add_service(replication.into_server()).serve_with_incoming(incoming);
     tokio::select! {
         ended = served => if let Err(error) = ended {
@@ -163,6 +198,11 @@ pub async fn serve_replicas(
         },
         () = shutdown.stopping() => {}
     }
+}
+
+/// From here on HTTP/2 is expected.
+fn begins(placed: Placed, metrics: &ConnectionMetrics) -> Preface<Placed> {
+    Preface::new(placed, SILENCE_MAX, metrics.clone())
 }
 
 fn server() -> Server {
