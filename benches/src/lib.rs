@@ -7,6 +7,7 @@
 //! | [`session`] | a command that measures: the product alternating with its ceilings |
 //! | [`product`], [`broker`] | runs of the product, on a broker process started for them |
 //! | [`restart`] | how soon a broker serves again, what it takes when idle |
+//! | [`cluster`], [`failover`], [`isr_faults`] | three brokers: how long a killed leader is felt; what `min.insync.replicas` costs |
 //! | [`ceiling`] | null sink, null source, ping-pong, bare TCP, disk |
 //! | [`load`], [`wire`] | load through the public client; through the bare streams |
 //! | [`peers`] | other brokers beside ours |
@@ -21,7 +22,10 @@ pub mod broker;
 pub mod ceiling;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod error;
+pub mod failover;
+pub mod isr_faults;
 pub mod load;
 pub mod measure;
 pub mod named;

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{BenchError, Result},
+    failover::Failover,
+    isr_faults::IsrFault,
     restart::Restart,
     workload::Workload,
 };
@@ -50,6 +52,12 @@ pub struct Document {
     /// Of `restart`, in the order in which they were made.
     #[serde(default)]
     pub restarts: Vec<Restart>,
+    /// Of `failover`, in the order in which leaders were killed.
+    #[serde(default)]
+    pub failovers: Vec<Failover>,
+    /// Of `isr-faults`, cell by cell.
+    #[serde(default)]
+    pub isr_faults: Vec<IsrFault>,
 }
 
 /// Where a measurement was made, and of what.

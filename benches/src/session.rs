@@ -240,6 +240,8 @@ pub(crate) fn document(dir: &DataDir) -> Result<Document> {
         runs: Vec::new(),
         comparisons: Vec::new(),
         restarts: Vec::new(),
+        failovers: Vec::new(),
+        isr_faults: Vec::new(),
     })
 }
 

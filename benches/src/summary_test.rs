@@ -60,6 +60,8 @@ pub(crate) fn sample() -> Document {
             yardstick: None,
         }],
         restarts: vec![],
+        failovers: vec![],
+        isr_faults: vec![],
     }
 }
 

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::{
+    failover,
     outcome::{Comparison, Document, Latency, Run, Throughput, latency},
     units::{show_bytes_rate, show_nanos, show_rate},
 };
@@ -66,6 +67,15 @@ pub fn text(document: &Document) -> String {
     }
     for (round, restart) in document.restarts.iter().enumerate() {
         let _ = writeln!(out, "{:>3}  {restart}", round + 1);
+    }
+    if let Some(summary) = failover::summary(&document.failovers) {
+        for (round, failover) in document.failovers.iter().enumerate() {
+            let _ = writeln!(out, "{:>3}  {failover}", round + 1);
+        }
+        let _ = writeln!(out, "{summary}");
+    }
+    for cell in &document.isr_faults {
+        let _ = writeln!(out, "{cell}");
     }
     out
 }

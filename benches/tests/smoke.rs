@@ -257,6 +257,22 @@ fn a_restart_is_of_a_broker_that_lost_nothing() {
 }
 
 #[test]
+fn a_killed_leader_is_felt_for_a_while_and_loses_nothing() {
+    let document = Place::new().run("failover --rounds 1");
+    let [failover] = document.failovers[..] else { panic!("{:?}", document.failovers) };
+    assert!(failover.gap_ns > 0, "{failover}");
+}
+
+#[test]
+fn the_table_of_faults_has_a_cell_for_each() {
+    let document = Place::new().run("isr-faults --lasts 1s --min-isr 2,3 --faults none");
+    assert_eq!(document.isr_faults.len(), 2);
+    for cell in &document.isr_faults {
+        assert!(cell.failed == 0 && cell.consumed_bytes_per_s > 0.0, "{cell}");
+    }
+}
+
+#[test]
 fn ctrl_c_ends_everything_and_leaves_nothing() {
     for line in ["produce --duration 10m", "ceiling --duration 10m", "end-to-end --duration 10m"] {
         let place = Place::new();

@@ -4,6 +4,10 @@
 //! error says that they are stale. However many tasks find that out at once, one request is under
 //! way at a time and answers for all of them; a task that waited for it asks again only if what it
 //! got is older than its doubt.
+//!
+//! Whoever doubts asks another broker than the one that answered last: a leader that was cut off goes on
+//! saying that it leads. What brokers say of a partition is told apart by its leader epoch; the newer
+//! holds, whoever said it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,6 +21,7 @@ use riverrun_proto::{
     ids::{BrokerId, TopicName},
     reason::Reason,
 };
+use tokio::time::timeout;
 
 use crate::{
     address::Address,
@@ -31,6 +36,9 @@ use crate::{
 const TOPICS_CACHED_MAX: usize = 20_000;
 /// Topics asked for in one request.
 const TOPICS_PER_REQUEST: usize = 1_000;
+/// How long a broker may take for what any other could answer as well, before the next is asked. The last
+/// one has the whole `request_timeout`.
+const ASK_NEXT_AFTER: Duration = Duration::from_secs(2);
 
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +126,9 @@ impl Metadata {
         {
             return answer.outcome.clone();
         }
+        if let Freshness::After(_) = freshness {
+            self.doubt();
+        }
         self.fetch_wanted(name, create).await?;
         let known = self.known.lock();
         known.topics.get(name).map_or_else(
@@ -189,8 +200,16 @@ impl Metadata {
         try_next: impl Fn(&Error) -> bool,
     ) -> Result<T> {
         let mut last_error = None;
-        for address in self.candidates() {
-            match call(address.clone()).await {
+        let mut candidates = self.candidates().into_iter().peekable();
+        while let Some(address) = candidates.next() {
+            let silent =
+                Error::connection(format!("{address}: no answer within {ASK_NEXT_AFTER:?}"));
+            // It may have heard the call all the same: nobody else is asked then who must not be.
+            let answer = match candidates.peek().is_some() && try_next(&silent) {
+                true => timeout(ASK_NEXT_AFTER, call(address.clone())).await.unwrap_or(Err(silent)),
+                false => call(address.clone()).await,
+            };
+            match answer {
                 Ok(answer) => {
                     self.known.lock().last_good = Some(address);
                     return Ok(answer);
@@ -202,6 +221,17 @@ impl Metadata {
             }
         }
         Err(last_error.unwrap_or_else(|| Error::connection("no broker is known")))
+    }
+
+    /// What was answered last turned out to be stale: another broker is asked next, that one last.
+    fn doubt(&self) {
+        let mut known = self.known.lock();
+        let Some(doubted) = known.last_good.take() else { return };
+        let others: BTreeSet<&Address> =
+            known.brokers.values().filter(|other| **other != doubted).collect();
+        let after = others.iter().find(|other| ***other > doubted);
+        let next = after.or_else(|| others.first()).map(|next| (*next).clone());
+        known.last_good = next.or(Some(doubted));
     }
 
     /// Every address worth trying, the last good one first, the bootstrap servers last.
@@ -251,11 +281,23 @@ impl Metadata {
             }
         }
         for (name, outcome) in listed.topics {
-            let outcome = outcome.map(Arc::new);
+            let before = known.topics.get(&name).and_then(|answer| answer.outcome.as_ref().ok());
+            let outcome = outcome.map(|topic| Arc::new(newest(topic, before.map(AsRef::as_ref))));
             known.topics.insert(name, Answer { outcome, fetched, request });
         }
         Ok(())
     }
+}
+
+/// `told`, but for partitions of which a newer leader is `known`.
+fn newest(mut told: Topic, known: Option<&Topic>) -> Topic {
+    let Some(known) = known.filter(|known| known.id == told.id) else { return told };
+    for (told, known) in told.partitions.iter_mut().zip(&known.partitions) {
+        if known.leader_epoch > told.leader_epoch {
+            told.clone_from(known);
+        }
+    }
+    told
 }
 
 /// Another broker may well answer: this one is away, or its certificate is wrong.

@@ -78,6 +78,41 @@ async fn any_broker_that_is_up_will_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_doubts_asks_another_broker_and_the_newer_epoch_holds() {
+    let cluster = TestCluster::start(3);
+    cluster.create_topic("t0", 1);
+    let client = cluster.client().await;
+    let led_by = async |freshness| {
+        let topic = client.metadata().topic(&name(0), freshness, false).await.unwrap();
+        topic.partitions[0].leader.unwrap().0
+    };
+    assert_eq!(led_by(Freshness::Cached).await, 1);
+    let epoch = cluster.state().topics["t0"].partitions[0].leader_epoch;
+    cluster.faults(|faults| faults.cut_off = Some((1, epoch)));
+    cluster.move_leader("t0", 0, 2);
+    // Whoever answered first, within two of three questions another one does; then it stays.
+    led_by(Freshness::After(client.metadata().mark())).await;
+    for _ in 0..5 {
+        assert_eq!(led_by(Freshness::After(client.metadata().mark())).await, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_does_not_answer_costs_a_moment_and_not_a_timeout() {
+    let cluster = TestCluster::start(3);
+    cluster.create_topic("t0", 1);
+    let client = cluster.client().await;
+    client.metadata().topic(&name(0), Freshness::Cached, false).await.unwrap();
+    for mute in 1..=3 {
+        cluster.faults(|faults| faults.mute_topics = Some(mute));
+        let start = clock::now();
+        let mark = client.metadata().mark();
+        client.metadata().topic(&name(0), Freshness::After(mark), false).await.unwrap();
+        assert!(clock::now() - start <= ASK_NEXT_AFTER + Duration::from_millis(100), "{mute}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_cache_is_bounded() {
     let cluster = TestCluster::start(1);
     cluster.create_topic("t0", 1);

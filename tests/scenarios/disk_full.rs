@@ -1,7 +1,7 @@
 //! A disk without room: writes are refused clearly and definitely, reads go on, and when room
 //! returns writes do as well, by themselves.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use riverrun_proto::rpc::v1;
 use riverrun_tests::{
@@ -13,7 +13,11 @@ use riverrun_tests::{
     wait,
 };
 
-use crate::{broker, passed_over};
+use crate::{
+    broker,
+    cut_off::{Scene, TOPIC},
+    passed_over,
+};
 
 const DISK_MIB: u64 = 96;
 
@@ -148,4 +152,72 @@ async fn a_broker_on_a_full_disk_stops_clean_and_starts_again() {
     drop(filling);
     raw.create_topic("new", 1, &[]).await;
     raw.produce("new", 0, &["works"]).await.expect("there is room again");
+}
+
+/// One broker of three has no room: what it leads is refused clearly, what it follows goes on without
+/// it, and when room returns it has everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_one_broker_costs_a_cluster_nothing_but_its_place() {
+    // Segments of one size with the disk: what is allocated of them is soon used up.
+    let configs = [("segment.bytes", "4MiB"), ("min.insync.replicas", "2")];
+    let Some(mut scene) = Scene::set(3, &configs, Some(DISK_MIB)).await else { return };
+    let mut leaders = Vec::new();
+    for partition in 0..3 {
+        leaders.push(scene.cluster.leader_of(TOPIC, partition).await);
+    }
+    let led = leaders.iter().position(|leader| *leader == 1).expect("leaders are spread");
+    let followed = leaders.iter().position(|leader| *leader != 1).expect("leaders are spread");
+    let elsewhere = scene.cluster.raw(leaders[followed]);
+    let [led, followed] = [led, followed].map(|it| i32::try_from(it).expect("it is few"));
+    let padding = "-".repeat(60_000);
+    let mut acked = BTreeMap::from([(led, Vec::new()), (followed, Vec::new())]);
+
+    scene.cluster.fill(1);
+    let full = scene.cluster.raw(1);
+    let mut n = 0;
+    let mut put = async |raw: &Raw, partition: i32| {
+        n += 1;
+        let value = format!("{n} {padding}");
+        let put = raw.produce(TOPIC, partition, &[&value]).await;
+        if put.is_ok() {
+            acked.get_mut(&partition).expect("it is one of the two").push(value);
+        }
+        put
+    };
+    wait::until("the full leader refuses", async || match put(&full, led).await {
+        Ok(_) => false,
+        Err(refused) => {
+            assert_eq!(refused.error.reason, "STORAGE_FULL", "{refused:?}");
+            assert!(refused.error.definite && refused.error.retriable, "{refused:?}");
+            true
+        }
+    })
+    .await;
+    // A follower without room leaves the ISR; until then records wait for it, and may be told so.
+    wait::until("the full follower is out of the ISR", async || {
+        let _ = put(&elsewhere, followed).await;
+        let topic = elsewhere.topic(TOPIC).await.expect("it exists");
+        !topic.partitions[followed as usize].in_sync_replicas.contains(&1)
+    })
+    .await;
+    put(&elsewhere, followed).await.expect("two are in sync");
+
+    scene.cluster.make_room(1);
+    scene.cluster.until_in_sync(TOPIC, 3).await;
+    wait::until("writes come back by themselves", async || put(&full, led).await.is_ok()).await;
+    for (partition, acked) in acked {
+        let leader = scene.cluster.raw(leaders[partition as usize]);
+        let texts: HashSet<_> =
+            leader.read_out(&scene.topic, partition).await.texts().into_iter().collect();
+        let lost: Vec<_> = acked.iter().filter(|value| !texts.contains(*value)).collect();
+        assert!(lost.is_empty(), "{} of {} in partition {partition}", lost.len(), acked.len());
+    }
+    scene
+        .cluster
+        .raw(leaders[3 - led as usize - followed as usize])
+        .produce(TOPIC, 3 - led - followed, &["so that it is not empty"])
+        .await
+        .expect("all is well");
+    scene.cluster.until_in_sync(TOPIC, 3).await;
+    scene.cluster.assert_replicas_equal(&scene.topic).await;
 }

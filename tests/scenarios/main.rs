@@ -4,8 +4,11 @@
 mod backpressure;
 mod bad_input;
 mod bad_requests;
+mod chaos;
 mod configuration;
 mod crash;
+mod cut_off;
+mod deploy;
 mod directory;
 mod disk_fails;
 mod disk_full;
@@ -21,6 +24,7 @@ mod python;
 mod quorum;
 mod replication;
 mod retention;
+mod strangers;
 mod tls;
 
 use std::{io::Write, path::Path};

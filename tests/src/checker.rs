@@ -139,7 +139,12 @@ pub fn check(history: &History) -> Vec<Anomaly> {
 /// # Panics
 /// If [`check`] finds anything; with the first of it.
 pub fn assert_sound(history: &History) {
-    let found = check(history);
+    assert_none(&check(history));
+}
+
+/// # Panics
+/// If there is any; with the first of them.
+pub fn assert_none(found: &[Anomaly]) {
     let shown: Vec<String> = found.iter().take(PRINTED).map(|a| format!("{a:?}")).collect();
     assert!(found.is_empty(), "{} anomalies, among them:\n{}", found.len(), shown.join("\n"));
 }

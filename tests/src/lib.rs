@@ -6,6 +6,8 @@
 //! | [`process`] | brokers as processes: started, killed, stopped, paused, measured |
 //! | [`disk`] | small file systems that are full, hang or fail (needs root) |
 //! | [`proxy`] | a network that delays, loses one direction, is cut |
+//! | [`cluster`], [`links`] | brokers that are one cluster, and links between them that are cut one way or both |
+//! | [`chaos`] | random faults under load for as long as one likes, by seed |
 //! | [`raw`], [`append`] | `riverrun.v1` by its stubs alone, for what a good client never sends |
 //! | [`forge`] | record batches, sound and otherwise |
 //! | [`files`] | a data directory, looked at and damaged from outside |
@@ -19,13 +21,16 @@
 
 pub mod append;
 pub mod certificates;
+pub mod chaos;
 pub mod checker;
 pub mod clock;
+pub mod cluster;
 pub mod disk;
 pub mod files;
 pub mod forge;
 pub mod history;
 pub mod http;
+pub mod links;
 pub mod load;
 pub mod process;
 pub mod proxy;

@@ -65,6 +65,11 @@ impl Load {
 
     /// Starts it against a cluster, any node of which may go away and come back.
     pub async fn start_on(addresses: Vec<String>, shape: Shape) -> Self {
+        Self::start_paced(addresses, shape, Duration::ZERO).await
+    }
+
+    /// As [`Load::start_on`]; each producer pauses for `pace` after each record.
+    pub async fn start_paced(addresses: Vec<String>, shape: Shape, pace: Duration) -> Self {
         let mut load = Self {
             addresses,
             recorder: Recorder::default(),
@@ -79,7 +84,8 @@ impl Load {
         for number in 0..load.shape.producers {
             let client = load.client().await;
             let (shape, recorder) = (load.shape.clone(), load.recorder.clone());
-            load.producers.spawn(produce(number, client, shape, recorder, Arc::clone(&load.stop)));
+            let stop = Arc::clone(&load.stop);
+            load.producers.spawn(produce(number, client, shape, pace, recorder, stop));
         }
         for reader in (0..load.shape.readers).step_by(2) {
             let client = load.client().await;
@@ -93,8 +99,10 @@ impl Load {
                 load.others.spawn(follow(reader, brokers, topic, partition.partition, recorder));
             }
         }
-        let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
-        load.others.spawn(ask_for_ends(load.brokers(), topic, recorder));
+        for broker in load.brokers() {
+            let (topic, recorder) = (load.shape.topic.clone(), load.recorder.clone());
+            load.others.spawn(ask_for_ends(broker, topic, recorder));
+        }
         load
     }
 
@@ -190,6 +198,7 @@ async fn produce(
     number: u32,
     client: Client,
     shape: Shape,
+    pace: Duration,
     recorder: Recorder,
     stop: Arc<AtomicBool>,
 ) {
@@ -216,6 +225,9 @@ async fn produce(
             let delivery = producer.send(record).await.expect("it is open");
             sent.send((value, partition, called, delivery)).await.expect("somebody receives");
             value.number += 1;
+            if !pace.is_zero() {
+                sleep(pace).await;
+            }
         }
         drop(sent);
     };
@@ -287,15 +299,13 @@ async fn follow_once(
     Ok(())
 }
 
-/// Asks everybody where the partitions end, again and again: whoever thinks that it leads must know.
-async fn ask_for_ends(brokers: Vec<Raw>, topic: v1::Topic, recorder: Recorder) {
+/// Asks a broker where the partitions end, again and again: if it thinks that it leads it must know.
+async fn ask_for_ends(broker: Raw, topic: v1::Topic, recorder: Recorder) {
     loop {
         for partition in &topic.partitions {
-            for raw in &brokers {
-                let called = recorder.moment();
-                if let Some(end) = raw.latest(&topic, partition.partition).await {
-                    recorder.end(partition.partition.cast_unsigned(), called, end);
-                }
+            let called = recorder.moment();
+            if let Some(end) = broker.latest(&topic, partition.partition).await {
+                recorder.end(partition.partition.cast_unsigned(), called, end);
             }
         }
         sleep(PAUSE).await;

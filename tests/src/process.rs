@@ -2,8 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    fs,
-    io::{BufRead, BufReader, Read},
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -42,6 +42,7 @@ pub struct BrokerOptions {
     http_port: u16,
     internal_port: u16,
     settings: Vec<String>,
+    log_file: Option<PathBuf>,
 }
 
 /// A broker process. Killed when dropped.
@@ -92,7 +93,15 @@ impl BrokerOptions {
             http_port: free_port(),
             internal_port: free_port(),
             settings: Vec::new(),
+            log_file: None,
         }
+    }
+
+    /// Writes all it logs to `file` as well, behind what is there.
+    #[must_use]
+    pub fn log_to(mut self, file: impl Into<PathBuf>) -> Self {
+        self.log_file = Some(file.into());
+        self
     }
 
     /// Sets one configuration key.
@@ -116,7 +125,7 @@ impl BrokerOptions {
         format!("127.0.0.1:{}", self.grpc_port)
     }
 
-    /// Where other nodes will find it.
+    /// Where it listens for other nodes.
     pub fn internal_address(&self) -> String {
         format!("127.0.0.1:{}", self.internal_port)
     }
@@ -155,7 +164,7 @@ impl BrokerOptions {
     /// Starts it; it may take others to get ready.
     pub fn spawn(&self) -> Starting {
         let mut child = self.command().spawn().expect("the binary under test exists");
-        let log = LogLines::of(child.stderr.take().expect("piped"));
+        let log = self.log_of(&mut child);
         let said = lines_of(child.stdout.take().expect("piped"));
         Starting { child: Some(child), data: self.data.clone(), log: Some(log), said }
     }
@@ -166,7 +175,7 @@ impl BrokerOptions {
     /// If it serves.
     pub fn start_refused(&self) -> Refusal {
         let mut child = self.command().spawn().expect("the binary under test exists");
-        let mut log = LogLines::of(child.stderr.take().expect("piped"));
+        let mut log = self.log_of(&mut child);
         let said = lines_of(child.stdout.take().expect("piped"));
         // The channel ends with the process.
         while let Ok(line) = said.recv_timeout(HANG) {
@@ -179,33 +188,75 @@ impl BrokerOptions {
         let status = child.wait().expect("it was ours to wait for");
         Refusal { status, said: log.read_to_the_end() }
     }
+
+    fn log_of(&self, child: &mut Child) -> LogLines {
+        let copy = self.log_file.as_ref().map(|file| {
+            let file = File::options().create(true).append(true).open(file);
+            file.expect("there is room for a log")
+        });
+        LogLines::of(child.stderr.take().expect("piped"), copy)
+    }
 }
 
 // === impl Starting ===
 
 impl Starting {
+    /// The process.
+    ///
+    /// # Panics
+    /// If it was waited for.
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("it was not waited for").id()
+    }
+
     /// Waits until it serves.
     ///
     /// # Panics
     /// If it ends or hangs instead; with what it said.
     pub fn ready(mut self) -> BrokerProcess {
-        let mut child = self.child.take().expect("it is waited for once");
-        let mut log = self.log.take().expect("it is waited for once");
         loop {
             match self.said.recv_timeout(HANG) {
                 Ok(line) => {
-                    if let Some((grpc, http)) = ready_line(&line) {
-                        let data = self.data.clone();
-                        return BrokerProcess { child, data, grpc, http, log, ended: false };
+                    if let Some(process) = self.serves(&line) {
+                        return process;
                     }
                 }
-                Err(error) => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    panic!("the broker did not get ready ({error}):\n{}", log.read_to_the_end());
-                }
+                Err(error) => self.failed(&error.to_string()),
             }
         }
+    }
+
+    /// The process, if it serves by now; it is given once.
+    ///
+    /// # Panics
+    /// If it ended instead; with what it said.
+    pub fn try_ready(&mut self) -> Option<BrokerProcess> {
+        loop {
+            match self.said.try_recv() {
+                Ok(line) => {
+                    if let Some(process) = self.serves(&line) {
+                        return Some(process);
+                    }
+                }
+                Err(mpsc::TryRecvError::Empty) => return None,
+                Err(mpsc::TryRecvError::Disconnected) => self.failed("it ended"),
+            }
+        }
+    }
+
+    fn serves(&mut self, line: &str) -> Option<BrokerProcess> {
+        let (grpc, http) = ready_line(line)?;
+        let child = self.child.take().expect("it is waited for once");
+        let log = self.log.take().expect("it is waited for once");
+        Some(BrokerProcess { child, data: self.data.clone(), grpc, http, log, ended: false })
+    }
+
+    fn failed(&mut self, why: &str) -> ! {
+        let mut child = self.child.take().expect("it is waited for once");
+        let _ = child.kill();
+        let _ = child.wait();
+        let mut log = self.log.take().expect("it is waited for once");
+        panic!("the broker did not get ready ({why}):\n{}", log.read_to_the_end());
     }
 }
 
@@ -219,7 +270,7 @@ impl Drop for Starting {
 }
 
 /// A port nobody listens on now, and that no other call in this process gets.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let span = PORTS.end - PORTS.start;
     // Test processes that run at once begin at different places.
@@ -349,6 +400,11 @@ impl BrokerProcess {
         kib * 1024
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     fn pid(&self) -> Pid {
         pid_of(&self.child)
     }
@@ -379,12 +435,16 @@ impl Drop for BrokerProcess {
 // === impl LogLines ===
 
 impl LogLines {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
+    fn of(pipe: impl Read + Send + 'static, mut copy: Option<File>) -> Self {
         let lines: Arc<Mutex<VecDeque<String>>> = Arc::default();
         let reader = thread::spawn({
             let lines = Arc::clone(&lines);
             move || {
                 for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                    if let Some(copy) = &mut copy {
+                        // Of use to whoever looks for a cause; no test rests on it.
+                        let _ = writeln!(copy, "{line}");
+                    }
                     let mut lines = lines.lock().expect("nobody panics while holding it");
                     if lines.len() == LINES_MAX {
                         lines.pop_front();

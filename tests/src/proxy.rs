@@ -143,7 +143,7 @@ impl Weather {
 }
 
 /// Carries one connection until an end closes it.
-async fn connect(
+pub(crate) async fn connect(
     client: TcpStream,
     broker: SocketAddr,
     weather: watch::Receiver<Weather>,

@@ -14,15 +14,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// If it never does.
-pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, condition: impl AsyncFnMut() -> bool) {
+    if !within_a_hang(condition).await {
+        panic!("waited {HANG:?} in vain until {what}");
+    }
+}
+
+/// Whether `condition` comes to hold; for those who have more to say if it never does.
+pub async fn within_a_hang(mut condition: impl AsyncFnMut() -> bool) -> bool {
     let held = async {
         while !condition().await {
             sleep(LOOK_EVERY).await;
         }
     };
-    if timeout(HANG, held).await.is_err() {
-        panic!("waited {HANG:?} in vain until {what}");
-    }
+    timeout(HANG, held).await.is_ok()
 }
 
 /// What `future` gives, within [`HANG`].

@@ -1,5 +1,6 @@
 //! The command line: what may be typed, and what it runs.
 
+mod cluster;
 mod compare;
 mod report;
 mod restart;
@@ -75,6 +76,10 @@ enum Command {
     Compare(Box<compare::CompareArgs>),
     /// How soon a broker serves again after an orderly end or a kill, and what it takes when idle
     Restart(restart::RestartArgs),
+    /// How long producers wait when the leader of their partition is killed, on three brokers
+    Failover(cluster::FailoverArgs),
+    /// What min.insync.replicas costs while followers are slow or stand still, on three brokers
+    IsrFaults(cluster::IsrFaultsArgs),
     /// Plots and a Markdown table of results
     Report(report::ReportArgs),
     /// The server behind `ceiling`
@@ -161,6 +166,8 @@ impl Cli {
             Command::Suite(args) => measure_suite(&args),
             Command::Compare(args) => compare::run(*args),
             Command::Restart(args) => restart::run(&args),
+            Command::Failover(args) => cluster::failover(&args),
+            Command::IsrFaults(args) => cluster::isr_faults(&args),
             Command::Report(args) => report::run(&args),
             Command::AsNull(args) => ceiling::serve(&args),
             Command::AsBroker { arguments } => return as_broker(arguments),

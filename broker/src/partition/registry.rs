@@ -299,6 +299,11 @@ impl Registry {
         self.failed.read().get(&id).map(|failed| failed.why.clone())
     }
 
+    /// Whether a partition that does not serve is tried again by itself.
+    pub fn failure_may_pass(&self, id: TopicPartition) -> bool {
+        self.failed.read().get(&id).is_some_and(|failed| failed.may_pass)
+    }
+
     /// All partitions of this broker, in no order.
     pub fn all(&self) -> Vec<Arc<Partition>> {
         self.partitions.read().values().cloned().collect()

@@ -279,6 +279,7 @@ fn a_partition_that_cannot_be_opened_says_why_and_the_others_serve() {
     let why = node.registry.failure_of(id(1, 0)).unwrap();
     assert!(why.contains("partition.meta"), "{why}");
     assert!(!node.registry.has_retriable(), "only a person can mend that");
+    assert!(!node.registry.failure_may_pass(id(1, 0)));
     node.write(&node.partition(1, 1), batch(1, 10));
     assert!(!node.registry.close(), "not all was closed: the next start looks at everything");
 }
@@ -291,7 +292,7 @@ fn a_partition_that_met_a_full_disk_is_made_once_there_is_room() {
     world.create(Some(&node), 1, "orders", 1);
     assert!(node.registry.get(id(1, 0)).is_none());
     assert!(node.registry.failure_of(id(1, 0)).unwrap().contains("no room"));
-    assert!(node.registry.has_retriable());
+    assert!(node.registry.has_retriable() && node.registry.failure_may_pass(id(1, 0)));
     node.registry.retry_failed(&world.image);
     assert_eq!(node.registry.failure_of(id(1, 0)), None);
     node.write(&node.partition(1, 0), batch(1, 10));

@@ -197,6 +197,39 @@ async fn identify(dialler: &Dialler, server: &str, incarnation: IncarnationId) -
     }
 }
 
+/// Dials this node where others are told to, until it answers itself. A broker at a wrong address would
+/// be taken in, lead partitions, and be followed by nobody.
+///
+/// # Errors
+/// If another node answers there.
+pub async fn prove_address(dialler: &Dialler, card: &Card) -> Result<(), Refused> {
+    let mut backoff = Backoff::default();
+    let mut said = String::new();
+    loop {
+        let address = &card.address;
+        let answer = identify(dialler, address, card.incarnation).await;
+        let wrong = |there: &str| {
+            format!(
+                "others are told to dial this node at {address}, where {there}: correct \
+                 network.internal.advertised.host and network.internal.advertised.port"
+            )
+        };
+        let silence = match answer {
+            Answer::Myself => return Ok(()),
+            Answer::Blank(node) | Answer::Member(node, _) => {
+                return Err(Refused(wrong(&format!("node {node} answers"))));
+            }
+            Answer::Newer(_) => return Err(Refused(wrong("another node answers"))),
+            Answer::Silence(why) => wrong(&format!("it does not answer ({why})")),
+        };
+        if said != silence {
+            said = silence;
+            tracing::warn!("{said}");
+        }
+        sleep(backoff.pause()).await;
+    }
+}
+
 /// Asks to be taken in until this node hears from a leader that has it in its quorum and has caught
 /// up. `others` says where to ask.
 ///

@@ -81,6 +81,14 @@ impl Newcomer {
             incarnation: self.door.incarnation,
             address: self.address.clone(),
         };
+        let network = &config.network;
+        // What was bound is right without asking.
+        if network.internal_advertised_host.is_some() || network.internal_advertised_port != 0 {
+            let (dialler, card) = (self.dialler.clone(), card.clone());
+            let proving = async move { cluster::prove_address(&dialler, &card).await };
+            let proving = self.control.spawn(proving);
+            proving.await.unwrap_or_else(|panic| Err(cluster::Refused(panic.to_string())))?;
+        }
         let addresses = Arc::new(Addresses::default());
         let log: Arc<OnceLock<Weak<RaftQuorum>>> = Arc::default();
         let elsewhere = locate_by(Arc::clone(&addresses), {

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     controller::MetaQuorum,
     metadata::{MetadataImage, Topic},
-    partition::{FetchError, Partition, registry::Registry},
+    partition::{Partition, registry::Registry},
     telemetry::{TopicMetrics, TopicTraffic},
 };
 
@@ -178,18 +178,15 @@ impl Catalog {
         let Some(state) = topic.partition(index) else {
             return unknown_partition(topic, index.to_wire());
         };
-        if let Some(why) = self.partitions.failure_of(TopicPartition::new(topic.id, index)) {
-            return Failure::unusable(&why);
+        let id = TopicPartition::new(topic.id, index);
+        let led_elsewhere = state.leader.is_some_and(|leader| leader != self.broker);
+        // Whoever wants the partition has no use for what ails a replica that does not lead.
+        if let Some(why) = self.partitions.failure_of(id).filter(|_| !led_elsewhere) {
+            return Failure::unusable(&why, self.partitions.failure_may_pass(id));
         }
         match state.leader {
-            Some(leader) if leader == self.broker => {
-                let id = TopicPartition::new(topic.id, index);
-                match self.partitions.failure_of(id) {
-                    Some(why) => FetchError::StorageFailed { why }.into(),
-                    // Registered, not opened yet: a moment after it was created.
-                    None => Failure::opening(),
-                }
-            }
+            // Registered, not opened yet: a moment after it was created.
+            Some(leader) if leader == self.broker => Failure::opening(),
             leader => Failure::not_leader(leader, Some(state.leader_epoch)),
         }
     }

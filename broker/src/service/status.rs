@@ -146,10 +146,12 @@ impl Failure {
             .retry_after(RETRY_SOON)
     }
 
-    /// This broker has the partition and cannot open it.
-    pub(super) fn unusable(why: &str) -> Self {
+    /// This broker has the partition and cannot open it; it tries again if the reason may pass, as a
+    /// full disk does.
+    pub(super) fn unusable(why: &str, may_pass: bool) -> Self {
         let message = format!("the partition could not be opened on this broker: {why}");
-        Self::new(Reason::KafkaStorageError, message)
+        let failure = Self::new(Reason::KafkaStorageError, message);
+        if may_pass { failure.retry_after(RETRY_LATER) } else { failure }
     }
 
     /// The same call may succeed later.

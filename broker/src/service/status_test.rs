@@ -248,3 +248,12 @@ fn image_with(broker: BrokerId, host: &str, port: u16) -> MetadataImage {
     assert_ne!(image.broker(broker).unwrap().epoch, BrokerEpoch::ZERO);
     image
 }
+
+#[test]
+fn a_partition_that_may_open_yet_is_worth_another_try_and_a_damaged_one_is_not() {
+    for may_pass in [true, false] {
+        let failure = Failure::unusable("there is no room on the disk", may_pass);
+        assert_eq!(failure.is_retriable(), may_pass);
+        assert!(failure.is_definite(), "nothing was written");
+    }
+}

@@ -153,6 +153,34 @@ async fn a_hint_and_a_refresh_both_lead_to_the_new_leader() {
     assert_eq!(cluster.values("t", 0), numbers(3));
 }
 
+/// It says that it leads, and answers nothing: its followers do not hear it. The others know better.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_cut_off_is_left_long_before_a_request_times_out() {
+    let cluster = TestCluster::start(3);
+    cluster.create_topic("t", 1);
+    let producer = one_by_one(&cluster).await;
+    producer.send(record(0)).await.unwrap().await.unwrap();
+    cluster.hold_acks("t", 0, true).await;
+    let delivery = producer.send(record(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    cluster.change(|state| {
+        let log = &mut state.topics.get_mut("t").unwrap().partitions[0];
+        assert_eq!(log.leader, Some(1));
+        state.faults.cut_off = Some((1, log.leader_epoch));
+        log.lead(2);
+        // What it holds back stays held.
+        log.hold_acks = false;
+    });
+    let start = clock::now();
+    assert!(delivery.await.unwrap().is_duplicate(), "it was committed, as it happens");
+    for n in 2..6 {
+        producer.send(record(n)).await.unwrap().await.unwrap();
+    }
+    let waited = clock::now() - start;
+    assert!(waited < 10 * SECOND, "{waited:?}");
+    assert_eq!(cluster.values("t", 0), numbers(6));
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_leader_records_wait_for_one() {
     let cluster = TestCluster::start(1);

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures::stream::BoxStream;
-use riverrun_proto::{ids::BrokerId, record::Compressor};
+use riverrun_proto::{ids::BrokerId, reason::Reason, record::Compressor};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -294,6 +294,8 @@ impl Worker {
                 self.client.metadata().learn(hint);
             }
             (ErrorKind::NotLeader | ErrorKind::UnknownTopic, _) => self.refresh(&name),
+            // Replicas that answer nobody, or a leader that was cut off from them.
+            _ if error.is_reason(Reason::RequestTimedOut) => self.refresh(&name),
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
 //! The worker's part about topics: where their records go, and what happens when a topic moves,
 //! grows, vanishes or is made anew.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures::FutureExt;
 use riverrun_proto::reason::Reason;
@@ -12,6 +12,7 @@ use super::{
     worker::{Lookup, PartitionState, TaskDone, Worker},
 };
 use crate::{
+    clock,
     error::{Error, ErrorKind, Result},
     metadata::Freshness,
     topic::Topic,
@@ -116,6 +117,7 @@ impl Worker {
             self.drop_topic(&topic.name, Some(topic), &error);
         }
         let mut queues = Vec::with_capacity(topic.partitions.len());
+        let mut abandoned = Vec::new();
         for partition in &topic.partitions {
             let key = PartitionKey { topic: topic.id, partition: partition.index };
             let config = &self.shared.config;
@@ -127,15 +129,27 @@ impl Worker {
                 leader_epoch: -1,
                 has_turn: false,
                 armed: None,
+                watched: None,
             });
             let bytes_max = config.bytes_max(topic.max_message_bytes);
             state.queue.accumulator.lock().set_bytes_max(bytes_max);
             queues.push(Arc::clone(&state.queue));
             if partition.leader_epoch >= state.leader_epoch {
+                let is_newer = partition.leader_epoch > state.leader_epoch;
                 state.leader_epoch = partition.leader_epoch;
                 state.wanted_leader = partition.leader;
+                // Whoever led before may be unable to answer for good. What is on the wire there counts
+                // as lost: if it was committed, the new leader has it, and recognises it.
+                if is_newer && partition.leader.is_some() && partition.leader != state.leader {
+                    state.sender.lost(&HashSet::new(), clock::now());
+                    abandoned.push(key);
+                }
             }
             self.relocate(key);
+        }
+        for key in abandoned {
+            self.hand_out(key);
+            self.give_turn(key);
         }
         let slot = asked_by
             .cloned()

@@ -327,6 +327,14 @@ impl<P> Sender<P> {
         self.resume_at
     }
 
+    /// The oldest batch on the wire, by its attempt.
+    pub(crate) fn oldest_sent(&self) -> Option<u64> {
+        self.flights.iter().find_map(|flight| match flight.state {
+            State::Sent { correlation_id } => Some(correlation_id),
+            State::Waiting | State::Done(_) => None,
+        })
+    }
+
     /// Batches on the wire.
     pub(crate) fn sent_count(&self) -> usize {
         self.sent

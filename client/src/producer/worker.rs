@@ -41,6 +41,9 @@ use crate::{
 /// Bounds of the interval at which timeouts are looked for.
 const SWEEP_MIN: Duration = Duration::from_millis(5);
 const SWEEP_MAX: Duration = Duration::from_secs(1);
+/// A batch unanswered for so long makes the worker ask whether somebody else leads its partition by now:
+/// a leader that was cut off from the others says nothing, and knows nothing of it.
+const DOUBT_AFTER: Duration = Duration::from_secs(2);
 /// A timeout is found late by one part in this many.
 const SWEEPS_PER_TIMEOUT: u32 = 16;
 
@@ -79,6 +82,8 @@ pub(super) struct PartitionState {
     pub(super) has_turn: bool,
     /// A timer will look at it then.
     pub(super) armed: Option<Instant>,
+    /// The oldest attempt on the wire, and when it was first seen there or doubted last.
+    pub(super) watched: Option<(u64, Instant)>,
 }
 
 /// News of a stream: of which lane and incarnation; `None`: it ended.
@@ -386,6 +391,7 @@ impl Worker {
                 }
             }
         }
+        self.doubt(now);
         let request_timeout = self.shared.config.request_timeout;
         let silent: Vec<_> = self
             .lanes
@@ -398,6 +404,30 @@ impl Worker {
         for broker in silent {
             let error = Error::connection(format!("no answer within {request_timeout:?}"));
             self.on_lost(broker, &error);
+        }
+    }
+
+    /// Asks anew for topics of which a batch waits for its answer for long. What is on the wire stays there
+    /// unless another leader is found.
+    fn doubt(&mut self, now: Instant) {
+        let mut doubted = HashSet::new();
+        for state in self.partitions.values_mut() {
+            let Some(oldest) = state.sender.oldest_sent() else {
+                state.watched = None;
+                continue;
+            };
+            match state.watched {
+                Some((watched, since)) if watched == oldest => {
+                    if now.duration_since(since) >= DOUBT_AFTER {
+                        state.watched = Some((oldest, now));
+                        doubted.insert(Arc::clone(&state.queue.topic));
+                    }
+                }
+                _ => state.watched = Some((oldest, now)),
+            }
+        }
+        for name in doubted {
+            self.refresh(&name);
         }
     }
 }

@@ -39,6 +39,9 @@ impl MetadataService for Broker {
         request: Request<v1::GetTopicsRequest>,
     ) -> Result<Response<v1::GetTopicsResponse>, Status> {
         let request = request.into_inner();
+        if self.cluster.state().faults.mute_topics == Some(self.id) {
+            std::future::pending::<()>().await;
+        }
         let mut state = self.cluster.state();
         state.seen.topic_requests += 1;
         if let Some(error) = &state.faults.refuse_calls {
@@ -69,7 +72,19 @@ impl MetadataService for Broker {
             };
             v1::TopicResult { name, topic_id: Bytes::new(), outcome: Some(outcome) }
         });
-        let topics = topics.collect();
+        let mut topics: Vec<v1::TopicResult> = topics.collect();
+        if let Some((broker, leader_epoch)) = state.faults.cut_off
+            && broker == self.id
+        {
+            for result in &mut topics {
+                let Some(topic_result::Outcome::Topic(topic)) = &mut result.outcome else {
+                    continue;
+                };
+                for partition in &mut topic.partitions {
+                    (partition.leader, partition.leader_epoch) = (Some(broker), leader_epoch);
+                }
+            }
+        }
         Ok(Response::new(v1::GetTopicsResponse {
             topics,
             next_page_token,

@@ -81,6 +81,10 @@ pub(crate) struct Faults {
     pub(crate) refuse_calls: Option<v1::Error>,
     /// Answered to the next requests for topics, in order.
     pub(crate) next_topics: VecDeque<v1::Error>,
+    /// This broker heard of nothing any more when it led, in this epoch, and says so.
+    pub(crate) cut_off: Option<(u32, i32)>,
+    /// This broker answers no request for topics.
+    pub(crate) mute_topics: Option<u32>,
     /// The connection breaks after so many messages of each fetch stream.
     pub(crate) cut_fetch_after: Option<u32>,
     /// Fetch streams open and stay silent.
@@ -292,6 +296,8 @@ impl Default for Faults {
             control_after: None,
             refuse_calls: None,
             next_topics: VecDeque::new(),
+            cut_off: None,
+            mute_topics: None,
             cut_fetch_after: None,
             mute_fetch: false,
             stale_before_update: false,
