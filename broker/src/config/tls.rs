@@ -20,8 +20,7 @@ pub enum ClientAuth {
 words!(ClientAuth { "required" => Required, "optional" => Optional });
 
 section! {
-    /// Certificates of the ports, and whose certificates they believe. All files are PEM; they are
-    /// read again when they change, without a restart. The HTTP port has no TLS.
+    /// Certificates of the ports, as PEM files that are read again when they change.
     pub struct TlsConfig in "tls";
 
     /// Certificate of the gRPC port, followed by those between it and its CA. It has to name what
