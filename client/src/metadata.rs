@@ -47,6 +47,9 @@ pub(crate) enum Freshness {
     Cached,
     /// Fetched after this [mark](Metadata::mark): the caller learnt then that the cache is wrong.
     After(Mark),
+    /// The same, and of another broker than the one that answered last: what that one says may be what
+    /// is wrong.
+    Doubted(Mark),
 }
 
 /// A moment, as the number of requests that had been begun by then.
@@ -113,7 +116,7 @@ impl Metadata {
                 Some(topic) => return Ok(topic),
                 None => self.mark(),
             },
-            Freshness::After(mark) => mark,
+            Freshness::After(mark) | Freshness::Doubted(mark) => mark,
         };
         {
             let mut known = self.known.lock();
@@ -126,7 +129,7 @@ impl Metadata {
         {
             return answer.outcome.clone();
         }
-        if let Freshness::After(_) = freshness {
+        if let Freshness::Doubted(_) = freshness {
             self.doubt();
         }
         self.fetch_wanted(name, create).await?;

@@ -91,9 +91,9 @@ async fn whoever_doubts_asks_another_broker_and_the_newer_epoch_holds() {
     cluster.faults(|faults| faults.cut_off = Some((1, epoch)));
     cluster.move_leader("t0", 0, 2);
     // Whoever answered first, within two of three questions another one does; then it stays.
-    led_by(Freshness::After(client.metadata().mark())).await;
+    led_by(Freshness::Doubted(client.metadata().mark())).await;
     for _ in 0..5 {
-        assert_eq!(led_by(Freshness::After(client.metadata().mark())).await, 2);
+        assert_eq!(led_by(Freshness::Doubted(client.metadata().mark())).await, 2);
     }
 }
 
@@ -107,7 +107,7 @@ async fn a_broker_that_does_not_answer_costs_a_moment_and_not_a_timeout() {
         cluster.faults(|faults| faults.mute_topics = Some(mute));
         let start = clock::now();
         let mark = client.metadata().mark();
-        client.metadata().topic(&name(0), Freshness::After(mark), false).await.unwrap();
+        client.metadata().topic(&name(0), Freshness::Doubted(mark), false).await.unwrap();
         assert!(clock::now() - start <= ASK_NEXT_AFTER + Duration::from_millis(100), "{mute}");
     }
 }

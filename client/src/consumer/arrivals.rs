@@ -168,7 +168,7 @@ impl Fetcher {
             }
             None => {
                 let mark = self.client.metadata().mark();
-                self.look_up(&cell.key.topic.clone(), Freshness::After(mark));
+                self.look_up(&cell.key.topic.clone(), Freshness::Doubted(mark));
             }
         }
     }

@@ -59,7 +59,7 @@ impl Worker {
                 if let Some(failures) = failures.checked_sub(1) {
                     tokio::time::sleep(retry.backoff(failures, crate::retry::jitter())).await;
                 }
-                let freshness = Freshness::After(noticed);
+                let freshness = Freshness::Doubted(noticed);
                 let topic = client.metadata().topic(&name, freshness, false).await;
                 TaskDone::Refreshed(name, topic)
             }
