@@ -151,7 +151,7 @@ async fn a_topic_made_elsewhere_a_moment_ago_is_known_by_whoever_is_asked() {
         at: Some(v1::offset_query::At::Edge(v1::Edge::Latest.into())),
         ..Default::default()
     };
-    let request = v1::ListOffsetsRequest { queries: vec![query], ..Default::default() };
+    let request = v1::ListOffsetsRequest { queries: vec![query] };
     let found = broker.metadata().list_offsets(request).await.unwrap().into_inner();
     let outcome = found.results[0].outcome.as_ref().unwrap();
     assert!(matches!(outcome, v1::offset_result::Outcome::Found(_)), "{outcome:?}");

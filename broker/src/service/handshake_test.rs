@@ -12,7 +12,7 @@ use crate::{
     service::{connections::accept, responsive::Responsive},
     telemetry::{ConnectionMetrics, Registry, TlsMetrics},
     tls::{
-        BULK_PROTOCOL, CALLS_PROTOCOL, Credentials, HTTP2, Peers, Sources, server_name,
+        BULK_PROTOCOL, CALLS_PROTOCOL, Credentials, HTTP2, Peers, Source, Sources, server_name,
         test_certificates::{Authority, Files, Identity},
     },
 };
@@ -103,12 +103,15 @@ async fn talk(stream: io::Result<TlsStream<TcpStream>>) -> io::Result<Vec<u8>> {
     Ok(heard.to_vec())
 }
 
+/// What the port asks for, what is shown, and what is said against it.
+type Way<'a> = (fn(Source) -> Peers, Option<&'a Identity>, Option<&'static str>);
+
 #[tokio::test]
 async fn who_has_a_certificate_of_the_ca_gets_in_and_nobody_else() {
     let (ca, other) = (Authority::new("cluster"), Authority::new("other"));
     let files = Files::of(&ca.signs(&["localhost"]), &ca);
     let (ours, stranger) = (ca.signs(&["client"]), other.signs(&["client"]));
-    let ways: [(fn(_) -> Peers, Option<&Identity>, Option<&str>); 6] = [
+    let ways: [Way<'_>; 6] = [
         (Peers::Required, Some(&ours), None),
         (Peers::Required, None, Some("CertificateRequired")),
         (Peers::Required, Some(&stranger), Some("UnknownCA")),
