@@ -58,7 +58,7 @@ pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use settings::Settings;
 
-pub use crate::replica::{Durability, IsrProposal, LeaderView, frame};
+pub use crate::replica::{Durability, FollowerView, IsrProposal, LeaderView, frame};
 
 #[cfg(test)]
 mod crash_test;

@@ -27,7 +27,7 @@ use crate::{
     metadata::{
         MetadataImage, Partition, Topic, command::Choice, partition::REPLICATION_FACTOR_MAX,
     },
-    partition::{Durability, LeaderView, Standing},
+    partition::{Durability, FollowerView, LeaderView, Standing},
     telemetry::Request as Called,
 };
 
@@ -330,7 +330,7 @@ fn wire_replica(standing: &Standing) -> v1::ReplicaState {
 }
 
 fn wire_leader(leading: &LeaderView) -> v1::LeaderState {
-    let follower = |follower: &crate::replica::FollowerView| v1::FollowerState {
+    let follower = |follower: &FollowerView| v1::FollowerState {
         broker_id: follower.id.0,
         counts: follower.in_isr,
         connected: follower.connected,
