@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::PathBuf,
     process::Command,
-    thread,
     time::Duration,
 };
 
@@ -75,16 +74,12 @@ impl Cluster {
         let dir = args.dir.make()?;
         let processes = (0..nodes).map(|_| None).collect();
         let mut cluster = Self { args: args.clone(), ports: ports(nodes)?, processes, dir };
-        let commands: Vec<_> = (1..=nodes).map(|node| cluster.command(node)).collect();
         // The first founds the cluster when all others are there: together.
-        let starting: Vec<_> = commands
-            .into_iter()
-            .map(|command| thread::spawn(move || Process::start("a broker", command?)))
-            .collect();
+        let starting: Vec<_> = (1..=nodes)
+            .map(|node| Process::begin("a broker", cluster.command(node)?))
+            .collect::<Result<_>>()?;
         for (node, starting) in starting.into_iter().enumerate() {
-            let ended =
-                starting.join().map_err(|_| BenchError::Failed("a start panicked".into()))?;
-            cluster.processes[node] = Some(ended?.0);
+            cluster.processes[node] = Some(starting.ready()?.0);
         }
         let admin = cluster.client().await?.admin();
         until("all vote and take part", async || {
@@ -194,15 +189,13 @@ impl Cluster {
         self.processes[node - 1] = None;
     }
 
-    /// Starts a node again and waits until it serves.
+    /// Starts a node again and waits until it serves, on this very thread.
     ///
     /// # Errors
     /// It does not come back; with what it said.
-    pub async fn restart(&mut self, node: usize) -> Result<()> {
-        let command = self.command(node)?;
-        let starting = tokio::task::spawn_blocking(move || Process::start("a broker", command));
-        let started = starting.await.map_err(|_| BenchError::Failed("a start panicked".into()))?;
-        self.processes[node - 1] = Some(started?.0);
+    pub fn restart(&mut self, node: usize) -> Result<()> {
+        let (process, _) = Process::start("a broker", self.command(node)?)?;
+        self.processes[node - 1] = Some(process);
         Ok(())
     }
 

@@ -113,7 +113,7 @@ async fn once(cluster: &mut Cluster, client: &Client, acks: &Acks) -> Result<Fai
     if let Some(source) = acks.failed.lock().take() {
         return Err(BenchError::client("producing while a leader is killed")(source));
     }
-    cluster.restart(leader.0 as usize).await?;
+    cluster.restart(leader.0 as usize)?;
     Ok(Failover { gap_ns: u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX), led_the_quorum })
 }
 

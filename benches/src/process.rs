@@ -42,6 +42,14 @@ pub struct Process {
     ended: Option<ExitStatus>,
 }
 
+/// A child process that is not ready yet. Killed when dropped.
+#[derive(Debug)]
+pub struct Starting {
+    process: Process,
+    shown: String,
+    lines: mpsc::Receiver<String>,
+}
+
 // === impl Process ===
 
 impl Process {
@@ -51,26 +59,20 @@ impl Process {
     /// It cannot be started, ends, or is silent for too long; with the last it wrote to standard
     /// error.
     pub fn start(what: &'static str, command: Command) -> Result<(Self, String)> {
+        Self::begin(what, command)?.ready()
+    }
+
+    /// Starts `command`, which may take others to get ready.
+    ///
+    /// The thread that calls this must outlive the process: a child of ours ends with the thread that
+    /// made it ([`end_with_parent`]).
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn begin(what: &'static str, command: Command) -> Result<Starting> {
         let shown = command.get_program().to_string_lossy().into_owned();
-        let (mut process, stdout) = Self::spawn(what, command)?;
-        let lines = first_lines(stdout);
-        let deadline = Moment::now().plus(START_MAX);
-        loop {
-            match lines.recv_timeout(deadline.since(Moment::now())) {
-                Ok(line) => {
-                    if let Some(rest) = line.strip_prefix("ready ") {
-                        return Ok((process, rest.to_owned()));
-                    }
-                }
-                Err(_) => {
-                    process.kill();
-                    return Err(BenchError::Failed(format!(
-                        "{what} ({shown}) did not get ready:\n{}",
-                        process.last_said()
-                    )));
-                }
-            }
-        }
+        let (process, stdout) = Self::spawn(what, command)?;
+        Ok(Starting { process, shown, lines: first_lines(stdout) })
     }
 
     /// Starts `command`, which does not tell when it is ready, and asks until it is. Standard output
@@ -170,6 +172,34 @@ impl Process {
     }
 }
 
+// === impl Starting ===
+
+impl Starting {
+    /// Waits for the line that begins with `ready `; gives the rest of it.
+    ///
+    /// # Errors
+    /// As for [`Process::start`].
+    pub fn ready(mut self) -> Result<(Process, String)> {
+        let deadline = Moment::now().plus(START_MAX);
+        loop {
+            match self.lines.recv_timeout(deadline.since(Moment::now())) {
+                Ok(line) => {
+                    if let Some(rest) = line.strip_prefix("ready ") {
+                        return Ok((self.process, rest.to_owned()));
+                    }
+                }
+                Err(_) => {
+                    self.process.kill();
+                    let (what, said) = (self.process.what, self.process.last_said());
+                    let shown = &self.shown;
+                    let why = format!("{what} ({shown}) did not get ready:\n{said}");
+                    return Err(BenchError::Failed(why));
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
@@ -187,7 +217,7 @@ pub fn this_program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
     Ok(command)
 }
 
-/// Called in a child of ours: it gets SIGTERM when its parent is gone, however that ended.
+/// Called in a child of ours: it gets SIGTERM when the thread that made it is gone, however that ended.
 ///
 /// # Errors
 /// The system refuses.
