@@ -86,11 +86,14 @@ const UNMAP_PAGES: Advice = Advice::WillNeed;
 const MINCORE_PAGES: usize = 512;
 
 /// A segment file, seen through a map if there is one.
+///
+/// Extent first, handle last: fields drop in this order, and once map and handle are gone the file
+/// system may give the file's number to another, which the registry would take for this one.
 pub(super) struct MappedFile {
-    file: RealFile,
     /// Shared with every map, so that the registry sees it as long as there are slices.
     extent: Arc<Extent>,
     map: ArcSwapOption<Map>,
+    file: RealFile,
     /// Start of what was populated last and not given back since: known to be in memory.
     resident_from: AtomicU64,
     /// Start of what may have been stored to through the map and not been synced since.
@@ -106,9 +109,9 @@ pub(super) struct MappedFile {
 impl MappedFile {
     pub(super) fn new(file: RealFile, extent: Arc<Extent>, reserve: u64) -> Self {
         Self {
-            file,
             extent,
             map: ArcSwapOption::empty(),
+            file,
             resident_from: AtomicU64::new(u64::MAX),
             stored_from: AtomicU64::new(0),
             reserve,
@@ -324,19 +327,25 @@ impl AsRef<[u8]> for Slice {
 
 /// An address range that shows a file from its beginning.
 struct Map {
+    /// Keeps the file's entry in the registry as long as slices live; gone before the range is, see
+    /// [`MappedFile`].
+    _extent: Arc<Extent>,
+    range: Range,
+    writable: bool,
+    _permit: MapPermit,
+}
+
+/// Addresses that were mapped, until they drop.
+struct Range {
     start: NonNull<u8>,
     len: usize,
-    writable: bool,
-    /// Keeps the file's entry in the registry as long as slices live.
-    _extent: Arc<Extent>,
-    _permit: MapPermit,
 }
 
 // SAFETY: an address range belongs to no thread; what may be done with it, and when, is ordered by
 // the extent and its lock (law 1).
-unsafe impl Send for Map {}
-// SAFETY: as above; `&Map` gives out raw addresses only.
-unsafe impl Sync for Map {}
+unsafe impl Send for Range {}
+// SAFETY: as above; `&Range` gives out raw addresses only.
+unsafe impl Sync for Range {}
 
 // === impl Map ===
 
@@ -351,24 +360,24 @@ impl Map {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let access = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         // SAFETY: no address is asked for, so no existing memory is affected. The new range is
-        // reachable through this `Map` only, which keeps the laws above.
+        // reachable through this `Range` only, which keeps the laws above.
         let start = unsafe {
             rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, file.as_std(), 0)
         }?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, len, writable, _extent: extent, _permit: permit })
+        Ok(Self { _extent: extent, range: Range { start, len }, writable, _permit: permit })
     }
 
     fn covers(&self, position: u64, len: u64) -> bool {
-        position.checked_add(len).is_some_and(|end| end <= self.len as u64)
+        position.checked_add(len).is_some_and(|end| end <= self.range.len as u64)
     }
 
     /// The address of a position inside the map.
     fn address(&self, position: usize) -> *mut u8 {
-        assert!(position <= self.len, "outside of the map");
+        assert!(position <= self.range.len, "outside of the map");
         // SAFETY: inside the mapped range or one past it, checked above; the range is one
         // allocation, at most isize::MAX long, since the kernel gave it out in one piece.
-        unsafe { self.start.as_ptr().add(position) }
+        unsafe { self.range.start.as_ptr().add(position) }
     }
 
     /// Copies parts to `at`. The caller holds the writer's lock and has checked that they fit the
@@ -376,7 +385,7 @@ impl Map {
     fn copy_in(&self, parts: &[&[u8]], at: u64) {
         let mut to = usize::try_from(at).expect("inside a map");
         for part in parts {
-            assert!(part.len() <= self.len - to, "outside of the map");
+            assert!(part.len() <= self.range.len - to, "outside of the map");
             // SAFETY: the source is a live slice; the target is `part.len()` bytes of this map
             // (asserted), inside the file, writable, and touched by nobody else: it lies between
             // `published` and the window, and the caller holds the writer's lock. The two do not
@@ -390,7 +399,7 @@ impl Map {
     fn advise(&self, from: u64, to: u64, advice: Advice) -> Result<(), Errno> {
         let page = page_size();
         let mut from = usize::try_from(from - from % page).map_err(|_| Errno::INVAL)?;
-        let to = usize::try_from(to).map_err(|_| Errno::INVAL)?.min(self.len);
+        let to = usize::try_from(to).map_err(|_| Errno::INVAL)?.min(self.range.len);
         while from < to {
             let len = POPULATE_STEP.min(to - from);
             // SAFETY: inside this map. No content changes: pages are populated, or found again in
@@ -430,10 +439,10 @@ impl Map {
     }
 }
 
-impl Drop for Map {
+impl Drop for Range {
     fn drop(&mut self) {
         // SAFETY: this range was mapped by `new` and is unmapped here only; no slice of it lives,
-        // each holds an `Arc` of this map.
+        // each holds an `Arc` of its [`Map`].
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "an own range can be unmapped");
     }

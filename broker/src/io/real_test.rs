@@ -245,6 +245,29 @@ fn opened_files_are_not_remembered_for_ever() {
     assert!(place.disk.maps.files_remembered() <= 2 * 64 + 2);
 }
 
+/// File systems give the number of a file that is gone to the next one at once. By then the registry
+/// must have forgotten it, or a log that rolls while another lets go of a segment fails its disk.
+#[test]
+fn a_new_file_is_not_taken_for_one_that_is_gone() {
+    let Some(place) = Place::new(DiskBounds::default()) else { return };
+    let place = &place;
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for turn in 0..500 {
+                    let path = place.path(thread);
+                    let segment = place.disk.create_segment(&path, 8192, WriteMode::Map).unwrap();
+                    segment.append(&[&[1; 5000]]).unwrap();
+                    let slice = segment.try_slice(0, 5000).unwrap();
+                    place.disk.remove_file(&path).unwrap();
+                    // Now the handle is the last to go, now the map.
+                    if turn % 2 == 0 { drop((slice, segment)) } else { drop((segment, slice)) }
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn a_write_that_fails_is_the_last_of_its_segment() {
     let Some(place) = Place::new(DiskBounds::default()) else { return };
