@@ -145,6 +145,12 @@ impl Cluster {
         self.ports.iter().map(|[grpc, ..]| format!("127.0.0.1:{grpc}")).collect()
     }
 
+    /// Where a node tells its metrics.
+    pub fn http_address(&self, node: usize) -> String {
+        let [_, http, _] = self.ports[node - 1];
+        format!("127.0.0.1:{http}")
+    }
+
     /// The directory that has the data of all.
     pub fn data(&self) -> &Path {
         self.dir.path()

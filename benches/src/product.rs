@@ -186,7 +186,12 @@ impl Product {
             ..workload.clone()
         };
         let load = self.load(client, &topic.topic, &filling);
-        pump::run(&self.pumps(&load, batches), Moment::now()).await?;
+        if workload.nodes > 1 {
+            // Several of them may lead: only the client knows whom to talk to.
+            producers::run(&load, Moment::now()).await?;
+        } else {
+            pump::run(&self.pumps(&load, batches), Moment::now()).await?;
+        }
         let errors = load.recorder.errors();
         if errors.records > 0 {
             return Err(BenchError::Failed(format!(
