@@ -1,11 +1,11 @@
-//! One producer and one consumer at full speed, and what they count.
+//! Producers and one consumer at full speed, and what they count.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, future::join_all};
 use parking_lot::Mutex;
 use riverrun_client::{Client, Delivery, Position, Record};
 use tokio::sync::mpsc;
@@ -14,8 +14,13 @@ use super::SAMPLE;
 
 /// Bytes of a value.
 const VALUE_BYTES: usize = 1024;
-/// Records on their way, whose answers are looked at in order.
-const IN_FLIGHT_MAX: usize = 64 * 1024;
+/// Each has 32 batches of 64 KiB on their way at most: together, more than the 64 MiB that a leader lets
+/// followers be behind by default.
+const PRODUCERS: usize = 48;
+/// Memory of each: the batches on their way, and as many that wait.
+const BUFFER_BYTES: usize = 4 << 20;
+/// Records of each on their way, whose answers are looked at in order.
+const IN_FLIGHT_MAX: usize = 4 * 1024;
 
 /// What the load counts.
 #[derive(Debug, Default)]
@@ -75,7 +80,20 @@ pub(super) fn slow(samples: &[Sample], usual: f64, of: fn(&Sample) -> u64) -> Ve
 
 /// Writes until it is told to stop, and until all is answered.
 pub(super) async fn produce(client: Client, topic: String, counters: Arc<Counters>) {
-    let Ok(producer) = client.producer().build().await else { return };
+    let one = || produce_one(&client, &topic, &counters);
+    join_all((0..PRODUCERS).map(|_| one())).await;
+}
+
+async fn produce_one(client: &Client, topic: &str, counters: &Counters) {
+    let building = client.producer().buffer_memory(BUFFER_BYTES).build().await;
+    let producer = match building {
+        Ok(producer) => producer,
+        Err(error) => {
+            counters.failed.fetch_add(1, Ordering::SeqCst);
+            counters.first_error.lock().get_or_insert_with(|| error.to_string());
+            return;
+        }
+    };
     let (sent, mut answers) = mpsc::channel::<Delivery>(IN_FLIGHT_MAX);
     let answering = async {
         while let Some(delivery) = answers.recv().await {
@@ -91,7 +109,7 @@ pub(super) async fn produce(client: Client, topic: String, counters: Arc<Counter
     let sending = async {
         let value = bytes::Bytes::from(vec![7; VALUE_BYTES]);
         while !counters.stop.load(Ordering::SeqCst) {
-            let record = Record::to(topic.as_str()).value(value.clone());
+            let record = Record::to(topic).value(value.clone());
             let Ok(delivery) = producer.send(record).await else { break };
             if sent.send(delivery).await.is_err() {
                 break;
