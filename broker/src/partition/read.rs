@@ -176,10 +176,17 @@ impl Partition {
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<OffsetAt>, OffsetsError> {
         self.check_epoch(leader_epoch)?;
-        if !self.with_replica(|replica, _| replica.high_watermark_is_current()) {
+        let (is_current, others_may_lead) = self.with_replica(|replica, _| {
+            (replica.high_watermark_is_current(), replica.others_may_lead())
+        });
+        if !is_current {
             return Err(OffsetsError::NotAvailable);
         }
         let upper = self.high_watermark();
+        // After the end was read: what is told was the end at a time when nobody else led.
+        if spec != OffsetSpec::Earliest && others_may_lead && !self.holds_lease() {
+            return Err(OffsetsError::LeaseEnded);
+        }
         let by_time = match spec {
             OffsetSpec::Earliest => {
                 return Ok(Some(OffsetAt {
