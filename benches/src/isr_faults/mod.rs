@@ -21,7 +21,11 @@ mod witness;
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -202,28 +206,15 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
     let before = sample(&counters, BEFORE).await;
     let shrinks_before = witness::isr_shrinks(&http).await?;
     *seen.lock() = Seen::default();
-    let strikes = strike(fault, &processes);
+    let strike = Strike::begin(fault, &processes)?;
     let samples = sample(&counters, lasts).await;
-    drop(strikes);
+    drop(strike);
     drop(watching);
     let isr_shrinks = witness::isr_shrinks(&http).await? - shrinks_before;
     counters.stop.store(true, Ordering::SeqCst);
-    // Whoever stopped them may have been in the midst of it: go on, until all is well.
-    let go_on = async {
-        loop {
-            processes.iter().for_each(|follower| signal(*follower, Signal::CONT));
-            sleep(SLOW.1).await;
-        }
-    };
-    let recovering = async {
-        let ended = producing.await;
-        ended.map_err(|_| BenchError::Failed("a producer panicked".into()))?;
-        cluster.in_sync(&client, &name, REPLICAS as usize).await.map(drop)
-    };
-    tokio::select! {
-        recovered = recovering => recovered?,
-        never = go_on => never,
-    }
+    let ended = producing.await;
+    ended.map_err(|_| BenchError::Failed("a producer panicked".into()))?;
+    cluster.in_sync(&client, &name, REPLICAS as usize).await?;
     if let Some(error) = counters.first_error.lock().take() {
         eprintln!("first failure: {error}");
     }
@@ -298,32 +289,55 @@ fn cell(
 }
 
 /// What is done to followers, until it is dropped.
-fn strike(fault: Fault, followers: &[Pid]) -> Vec<AbortOnDropHandle<()>> {
-    let by_turns = |follower: Pid, (runs, stands)| {
-        tokio::spawn(async move {
-            loop {
-                signal(follower, Signal::STOP);
-                sleep(stands).await;
-                signal(follower, Signal::CONT);
-                sleep(runs).await;
+///
+/// By threads of their own: a task would come late to stopping one, where the load keeps the runtime
+/// busy, and a follower that was to crawl would run.
+#[derive(Debug)]
+struct Strike {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+// === impl Strike ===
+
+impl Strike {
+    fn begin(fault: Fault, followers: &[Pid]) -> Result<Self> {
+        let (runs, stands) = match fault {
+            Fault::OneCrawling => CRAWL,
+            // Longer than anything lasts: once.
+            Fault::OnePaused => (Duration::from_secs(24 * 60 * 60), PAUSE),
+            _ => SLOW,
+        };
+        let mut strike = Self { over: Arc::default(), threads: Vec::new() };
+        for follower in followers.iter().take(fault.strikes()).copied() {
+            let over = Arc::clone(&strike.over);
+            let by_turns = move || {
+                while !over.load(Ordering::SeqCst) {
+                    signal(follower, Signal::STOP);
+                    thread::park_timeout(stands);
+                    signal(follower, Signal::CONT);
+                    thread::park_timeout(runs);
+                }
+            };
+            let thread = thread::Builder::new().name("strike".into()).spawn(by_turns);
+            strike.threads.push(thread.map_err(BenchError::io("starting a thread"))?);
+        }
+        Ok(strike)
+    }
+}
+
+impl Drop for Strike {
+    /// Whoever was stopped goes on.
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            // Out of one pause, and out of the next.
+            while !thread.is_finished() {
+                thread.thread().unpark();
+                thread::yield_now();
             }
-        })
-    };
-    let paused = |follower: Pid| {
-        tokio::spawn(async move {
-            signal(follower, Signal::STOP);
-            sleep(PAUSE).await;
-            signal(follower, Signal::CONT);
-        })
-    };
-    let tasks = match fault {
-        Fault::None => Vec::new(),
-        Fault::OneSlow => vec![by_turns(followers[0], SLOW)],
-        Fault::OneCrawling => vec![by_turns(followers[0], CRAWL)],
-        Fault::OnePaused => vec![paused(followers[0])],
-        Fault::BothSlow => followers.iter().map(|id| by_turns(*id, SLOW)).collect(),
-    };
-    tasks.into_iter().map(AbortOnDropHandle::new).collect()
+        }
+    }
 }
 
 // === impl Fault ===
