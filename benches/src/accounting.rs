@@ -1,8 +1,9 @@
-//! What a run takes of the machine: processor time and memory of both processes, bytes written to
-//! the device. From `/proc` and `/sys`; elsewhere it says that it does not know.
+//! What a run takes of the machine: processor time and memory of the load generator and of the
+//! subject, which may be several processes; bytes written to the device. From `/proc` and `/sys`; elsewhere it says that it does not know.
 
 use std::{
     fs,
+    iter::Sum,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process,
@@ -24,7 +25,8 @@ const SECTORS_WRITTEN: usize = 6;
 /// Where to look.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    subject: Option<u32>,
+    /// All of its processes; none: they are not known.
+    subject: Vec<u32>,
     device: Option<PathBuf>,
     notes: Vec<String>,
 }
@@ -34,7 +36,7 @@ pub struct Accounts {
 pub struct Reading {
     /// Processor seconds of this process.
     pub generator_cpu_s: Option<f64>,
-    /// Processor seconds of the subject.
+    /// Processor seconds of the subject, all its processes together.
     pub subject_cpu_s: Option<f64>,
     /// Bytes charged to the subject for writing.
     pub subject_written_bytes: Option<u64>,
@@ -42,7 +44,7 @@ pub struct Reading {
     pub device_written_bytes: Option<u64>,
 }
 
-/// Memory of a process.
+/// Memory of the subject, all its processes added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Most that was resident so far.
@@ -56,10 +58,11 @@ pub struct Memory {
 // === impl Accounts ===
 
 impl Accounts {
-    /// Of the process `subject`, and of the device that `data` is on.
-    pub fn of(subject: Option<u32>, data: Option<&Path>) -> Self {
+    /// Of the processes `subject`, and of the device that `data` is on.
+    pub fn of(subject: impl IntoIterator<Item = u32>, data: Option<&Path>) -> Self {
+        let subject = Vec::from_iter(subject);
         let mut notes = Vec::new();
-        if subject.is_none() {
+        if subject.is_empty() {
             notes.push("the subject's process is not known: no CPU seconds or memory of it".into());
         }
         let device = data.and_then(|data| {
@@ -77,7 +80,7 @@ impl Accounts {
 
     /// Of this process alone, and of the device that `data` is on: where nothing else is measured.
     pub fn own(data: &Path) -> Self {
-        Self { notes: Vec::new(), subject: None, ..Self::of(Some(process::id()), Some(data)) }
+        Self { notes: Vec::new(), subject: Vec::new(), ..Self::of([process::id()], Some(data)) }
     }
 
     /// What is unknown, in words.
@@ -89,22 +92,28 @@ impl Accounts {
     pub fn read(&self) -> Reading {
         Reading {
             generator_cpu_s: cpu_seconds(process::id()),
-            subject_cpu_s: self.subject.and_then(cpu_seconds),
-            subject_written_bytes: self.subject.and_then(written_bytes),
+            subject_cpu_s: self.of_all(cpu_seconds),
+            subject_written_bytes: self.of_all(written_bytes),
             device_written_bytes: self.device.as_deref().and_then(device_written_bytes),
         }
     }
 
     /// The subject's memory now.
     pub fn memory(&self) -> Memory {
-        let Some(status) = self.subject.and_then(|id| proc_file(id, "status")) else {
-            return Memory::default();
-        };
+        let field = |name| self.of_all(|id| kib_field(&proc_file(id, "status")?, name));
         Memory {
-            resident_bytes_max: kib_field(&status, "VmHWM:"),
-            resident_bytes: kib_field(&status, "VmRSS:"),
-            anonymous_bytes: kib_field(&status, "RssAnon:"),
+            resident_bytes_max: field("VmHWM:"),
+            resident_bytes: field("VmRSS:"),
+            anonymous_bytes: field("RssAnon:"),
         }
+    }
+
+    /// Added up over all processes. Without one of them the sum would be too small: unknown.
+    fn of_all<T: Sum>(&self, of_one: impl Fn(u32) -> Option<T>) -> Option<T> {
+        if self.subject.is_empty() {
+            return None;
+        }
+        self.subject.iter().map(|id| of_one(*id)).sum()
     }
 }
 
@@ -235,13 +244,25 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn this_process_can_be_read() {
-        let accounts = Accounts::of(Some(process::id()), None);
+        let accounts = Accounts::of([process::id()], None);
         let reading = accounts.read();
         assert!(reading.generator_cpu_s.is_some() && reading.subject_written_bytes.is_some());
         assert!(accounts.memory().resident_bytes_max.unwrap() > 1 << 20);
         let limits = dirty_limits().unwrap();
         assert!(limits.background_bytes <= burst_bytes(limits));
         assert!(burst_bytes(limits) <= limits.throttle_bytes);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn processes_are_added_up_and_one_that_is_gone_leaves_the_sum_unknown() {
+        let own = process::id();
+        let [once, twice] = [vec![own], vec![own, own]].map(|all| Accounts::of(all, None));
+        let resident = |accounts: &Accounts| accounts.memory().resident_bytes_max.unwrap();
+        // The most so far never becomes less.
+        assert!(resident(&once) < resident(&twice));
+        let gone = Accounts::of([own, u32::MAX], None);
+        assert_eq!((gone.read().subject_cpu_s, gone.memory()), (None, Memory::default()));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The broker under load: a process of its own that is started here, on a directory of its own which
-//! is removed afterwards, or brokers that run already.
+//! is removed afterwards; a cluster of several; or brokers that run already.
 //!
 //! The process started here is this program as `riverrun serve`: the product's command line out of
 //! the same build, so that no stale binary is ever measured. Another binary can be named, to compare
@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::{
     accounting::Accounts,
     clock::Moment,
+    cluster::{Cluster, ClusterArgs},
     error::{BenchError, Result},
     process::{self, Process},
     workload::{Durability, Volume, Workload, name_of},
@@ -71,14 +72,17 @@ pub struct DataDir {
     pub dir: Option<PathBuf>,
 }
 
-/// A broker that can be loaded.
+/// A broker that can be loaded, or several that are one cluster.
 #[derive(Debug)]
 pub struct Broker {
     args: BrokerArgs,
     addresses: Vec<String>,
+    /// One that was started here.
     process: Option<Process>,
-    /// Removed when dropped.
+    /// Its directory, removed when dropped.
     dir: Option<TempDir>,
+    /// Several that were started here.
+    cluster: Option<Cluster>,
 }
 
 /// How a broker ends.
@@ -140,6 +144,11 @@ impl BrokerArgs {
         ))
     }
 
+    fn cluster(&self, nodes: u32) -> ClusterArgs {
+        let Self { broker_binary, broker_set, topic_set, dir, .. } = self.clone();
+        ClusterArgs { nodes, broker_binary, broker_set, topic_set, dir }
+    }
+
     fn settings<'a>(&'a self, of: &'a [String]) -> Result<Vec<(&'a str, &'a str)>> {
         let pair = |text: &'a String| {
             text.split_once('=')
@@ -152,21 +161,32 @@ impl BrokerArgs {
 // === impl Broker ===
 
 impl Broker {
-    /// Starts one, or takes those that were named.
+    /// Starts one, or a cluster of so many; or takes those that were named.
     ///
     /// # Errors
-    /// It does not start; with what it said.
-    pub fn start(args: &BrokerArgs) -> Result<Self> {
+    /// It does not start, with what it said; `nodes` are asked for, and others were named.
+    pub async fn start(args: &BrokerArgs, nodes: u32) -> Result<Self> {
         let args = args.clone();
         args.settings(&args.broker_set)?;
         args.settings(&args.topic_set)?;
-        if !args.brokers.is_empty() {
-            let addresses = args.brokers.clone();
-            return Ok(Self { args, addresses, process: None, dir: None });
+        let nobody = Vec::new();
+        let mut broker = Self { args, addresses: nobody, process: None, dir: None, cluster: None };
+        let args = &broker.args;
+        if nodes > 1 {
+            if !args.brokers.is_empty() {
+                return Err(BenchError::Usage(format!(
+                    "{nodes} nodes are started for the run: leave --brokers out, or say --nodes 1"
+                )));
+            }
+            let cluster = Cluster::start(&args.cluster(nodes)).await?;
+            broker.addresses = cluster.addresses();
+            broker.cluster = Some(cluster);
+        } else if args.brokers.is_empty() {
+            broker.dir = Some(args.dir.make()?);
+            broker.start_process()?;
+        } else {
+            broker.addresses.clone_from(&args.brokers);
         }
-        let dir = args.dir.make()?;
-        let mut broker = Self { args, addresses: Vec::new(), process: None, dir: Some(dir) };
-        broker.start_process()?;
         Ok(broker)
     }
 
@@ -212,7 +232,9 @@ impl Broker {
         between: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Duration> {
         self.args.must_be_started_here()?;
-        let dir = self.dir.as_ref().expect("a broker that is started here has one");
+        let Some(dir) = self.dir.as_ref() else {
+            return Err(BenchError::Usage("a restart is of one broker: say --nodes 1".into()));
+        };
         let process = self.process.take();
         match end {
             End::Orderly => process.map_or(Ok(()), Process::stop)?,
@@ -224,9 +246,11 @@ impl Broker {
         Ok(Moment::now().since(started))
     }
 
-    /// Where it listens.
-    pub fn addresses(&self) -> &[String] {
-        &self.addresses
+    /// Where the leader of the only partition of `topic` listens, for those who talk to one broker.
+    pub fn address_of_leader(&self, topic: &Topic) -> &str {
+        let leader = self.cluster.as_ref().and_then(|_| topic.partitions.first()?.leader);
+        let node = leader.map_or(1, |leader| leader.0 as usize);
+        &self.addresses[node - 1]
     }
 
     /// A client of it.
@@ -242,15 +266,19 @@ impl Broker {
             .map_err(BenchError::client("connecting"))
     }
 
-    /// Where its process and its device are looked at.
+    /// Where its processes and its device are looked at.
     pub fn accounts(&self) -> Accounts {
+        if let Some(cluster) = &self.cluster {
+            return Accounts::of(cluster.process_ids(), self.data());
+        }
         let process = self.process.as_ref().map(Process::id).or(self.args.broker_pid);
         Accounts::of(process, self.data())
     }
 
-    /// Its data directory, if it is ours.
+    /// The directory of its data, if it is ours; of all brokers of a cluster.
     pub fn data(&self) -> Option<&Path> {
-        self.dir.as_ref().map(TempDir::path)
+        let of_cluster = self.cluster.as_ref().map(Cluster::data);
+        of_cluster.or_else(|| self.dir.as_ref().map(TempDir::path))
     }
 
     /// What was set.
@@ -287,18 +315,29 @@ impl Broker {
         }
         let admin = client.admin();
         let mut create = admin.create_topic(name).partitions(workload.partitions);
+        if self.cluster.is_some() {
+            let min = workload.min_insync_replicas.to_string();
+            settings.insert("min.insync.replicas".to_owned(), min);
+            create = create.replication_factor(workload.replication_factor);
+        }
         for (key, value) in &settings {
             create = create.config(key, value);
         }
-        let topic =
+        let mut topic =
             create.send().await.map_err(BenchError::client(format!("creating topic {name}")))?;
+        if let Some(cluster) = &self.cluster {
+            topic = cluster.in_sync(client, name, workload.replication_factor as usize).await?;
+            settings
+                .insert("replication.factor".to_owned(), workload.replication_factor.to_string());
+        }
         settings = settings.into_iter().map(|(k, v)| (format!("topic.{k}"), v)).collect();
         settings.extend(self.settings());
         settings.insert("acks".to_owned(), name_of(workload.acks));
         Ok(RunTopic { topic, settings })
     }
 
-    /// Stops it in order, if it is ours, and removes its data.
+    /// Stops it in order, if it is ours, and removes its data. The brokers of a cluster are killed:
+    /// how all of them end at once is no part of a figure.
     ///
     /// # Errors
     /// It did not stop cleanly, which a figure of it may be owed to.
@@ -314,12 +353,13 @@ impl Broker {
 mod tests {
     use super::*;
 
-    #[test]
-    fn settings_are_pairs() {
+    #[tokio::test]
+    async fn settings_are_pairs() {
         let args = BrokerArgs { broker_set: vec!["a=b=c".into()], ..BrokerArgs::default() };
         assert_eq!(args.settings(&args.broker_set).unwrap(), [("a", "b=c")]);
         let args = BrokerArgs { topic_set: vec!["a".into()], ..BrokerArgs::default() };
-        assert!(Broker::start(&args).unwrap_err().to_string().contains("KEY=VALUE"));
+        let error = Broker::start(&args, 1).await.unwrap_err().to_string();
+        assert!(error.contains("KEY=VALUE"), "{error}");
     }
 
     #[test]
@@ -332,10 +372,20 @@ mod tests {
         assert_eq!(fs::read_dir(&wanted).unwrap().count(), 0);
     }
 
-    #[test]
-    fn a_binary_that_is_none_is_named() {
+    #[tokio::test]
+    async fn a_binary_that_is_none_is_named() {
         let args = BrokerArgs { broker_binary: Some("/no/such".into()), ..BrokerArgs::default() };
-        let error = Broker::start(&args).unwrap_err().to_string();
-        assert!(error.contains("/no/such"), "{error}");
+        for nodes in [1, 3] {
+            let error = Broker::start(&args, nodes).await.unwrap_err().to_string();
+            assert!(error.contains("/no/such"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_that_run_already_are_not_started() {
+        let args = BrokerArgs { brokers: vec!["127.0.0.1:1".into()], ..BrokerArgs::default() };
+        assert!(Broker::start(&args, 1).await.is_ok());
+        let error = Broker::start(&args, 3).await.unwrap_err().to_string();
+        assert!(error.contains("leave --brokers out"), "{error}");
     }
 }

@@ -2,8 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -17,7 +16,9 @@ use tokio::time::{sleep, timeout};
 use crate::{
     broker::{AS_BROKER, DataDir},
     error::{BenchError, Result},
+    peers::server::free_ports,
     process::{self, Process},
+    workload::{CLUSTER_NODES_MAX, CLUSTER_NODES_MIN},
 };
 
 /// Longest time until a cluster is what it should be.
@@ -32,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct ClusterArgs {
     /// Broker processes
     #[arg(long, value_name = "N", default_value_t = 3)]
-    #[arg(value_parser = clap::value_parser!(u32).range(3..=9))]
+    #[arg(value_parser = clap::value_parser!(u32).range(i64::from(CLUSTER_NODES_MIN)..=i64::from(CLUSTER_NODES_MAX)))]
     pub nodes: u32,
 
     /// A `riverrun` binary to start instead of this build
@@ -131,13 +132,33 @@ impl Cluster {
     /// # Errors
     /// An address is none.
     pub async fn client(&self) -> Result<Client> {
-        let addresses = self.ports.iter().map(|[grpc, ..]| format!("127.0.0.1:{grpc}"));
         Client::builder()
-            .bootstrap_servers(addresses)
+            .bootstrap_servers(self.addresses())
             .client_id("riverrun-bench")
             .build()
             .await
             .map_err(BenchError::client("connecting"))
+    }
+
+    /// Where its brokers listen for clients, in the order of their ids.
+    pub fn addresses(&self) -> Vec<String> {
+        self.ports.iter().map(|[grpc, ..]| format!("127.0.0.1:{grpc}")).collect()
+    }
+
+    /// Where a node tells its metrics.
+    pub fn http_address(&self, node: usize) -> String {
+        let [_, http, _] = self.ports[node - 1];
+        format!("127.0.0.1:{http}")
+    }
+
+    /// The directory that has the data of all.
+    pub fn data(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The processes that run.
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.processes.iter().flatten().map(Process::id).collect()
     }
 
     /// Creates a topic of one partition on `replicas` of them, and waits until all are in sync.
@@ -166,7 +187,7 @@ impl Cluster {
         self.in_sync(client, name, replicas as usize).await
     }
 
-    /// Waits until so many replicas of the only partition of `name` are in sync, and it is led.
+    /// Waits until so many replicas of each partition of `name` are in sync, and it is led.
     ///
     /// # Errors
     /// They do not get there.
@@ -175,8 +196,9 @@ impl Cluster {
         let mut found = None;
         until("all replicas are in sync", async || {
             found = admin.topic(name).await.ok().filter(|topic| {
-                let partition = &topic.partitions[0];
-                partition.leader.is_some() && partition.in_sync_replicas.len() == replicas
+                topic.partitions.iter().all(|partition| {
+                    partition.leader.is_some() && partition.in_sync_replicas.len() == replicas
+                })
             });
             found.is_some()
         })
@@ -228,10 +250,6 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Result<(
 
 /// Ports nobody listens on now. They are told before anybody listens, so the system cannot choose.
 fn ports(nodes: usize) -> Result<Vec<[u16; 3]>> {
-    let listening = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let held: std::io::Result<Vec<_>> = (0..3 * nodes).map(|_| listening()).collect();
-    let ports: std::io::Result<Vec<u16>> =
-        held.and_then(|held| held.iter().map(|it| Ok(it.local_addr()?.port())).collect());
-    let ports = ports.map_err(BenchError::io("looking for free ports"))?;
+    let ports = free_ports(3 * nodes)?;
     Ok(ports.chunks_exact(3).map(|chunk| [chunk[0], chunk[1], chunk[2]]).collect())
 }

@@ -36,6 +36,10 @@ pub const NAMED: &[Named] = &named![
     "end-to-end-1k-disk" Standard,
     "produce-1k-sustained" Long,
     "overload-5m" Long,
+    "produce-1k-memory-rf3" Cluster,
+    "produce-1k-disk-rf3" Cluster,
+    "consume-1k-rf3" Cluster,
+    "produce-consume-1k-memory-rf3" Cluster,
 ];
 
 /// A workload that comes with the program.
@@ -55,6 +59,8 @@ pub enum Set {
     Standard,
     /// Run when named: minutes each.
     Long,
+    /// Run when named: on several brokers.
+    Cluster,
 }
 
 // === impl Named ===

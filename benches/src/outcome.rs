@@ -184,19 +184,20 @@ pub struct Latency {
 pub struct Cost {
     /// Processor time of the load generator within the measured interval.
     pub generator_cpu_s: Option<f64>,
-    /// Processor time of the subject's process.
+    /// Processor time of the subject, all its processes together.
     pub subject_cpu_s: Option<f64>,
     /// CPU seconds of the load generator per GB of payload, written and read added up.
     pub generator_cpu_s_per_gb: Option<f64>,
-    /// CPU seconds of the subject's process per GB of payload.
+    /// CPU seconds of the subject per GB of payload, all its processes together.
     pub subject_cpu_s_per_gb: Option<f64>,
-    /// Most memory the subject's process had resident so far, file pages included.
+    /// Most memory the subject had resident so far, file pages included; of several processes the
+    /// sum of what each had at most.
     pub subject_resident_bytes_max: Option<u64>,
     /// Of that at the end: anonymous memory, which is nobody's page cache.
     pub subject_anonymous_bytes: Option<u64>,
     /// Bytes of batches appended in the whole run, warm-up included.
     pub appended_bytes: Option<u64>,
-    /// Bytes the kernel charged to the subject's process for writing (`/proc/PID/io`), whole run.
+    /// Bytes the kernel charged to the subject's processes for writing (`/proc/PID/io`), whole run.
     pub subject_written_bytes: Option<u64>,
     /// Bytes that reached the device of the data directory in the whole run and until everything
     /// was synced after it; whatever else wrote to that device is in it.
@@ -278,6 +279,8 @@ pub struct Yardstick {
 impl Subject {
     /// The product.
     pub const RIVERRUN: &str = "riverrun";
+    /// The product as one broker with the only copy, beside the product as a cluster.
+    pub const ONE_BROKER: &str = "riverrun-one-broker";
     /// A gRPC server that acknowledges batches and keeps nothing.
     pub const NULL_SINK: &str = "null-sink";
     /// A gRPC server that sends the same batches again and again.

@@ -75,34 +75,6 @@ impl Process {
         Ok(Starting { process, shown, lines: first_lines(stdout) })
     }
 
-    /// Starts `command`, which does not tell when it is ready, and asks until it is. Standard output
-    /// is read and forgotten.
-    ///
-    /// # Errors
-    /// It cannot be started, ends, or takes too long; with the last it wrote to standard error.
-    pub fn start_and_ask(
-        what: &'static str,
-        command: Command,
-        is_ready: impl Fn() -> bool,
-    ) -> Result<Self> {
-        let (mut process, stdout) = Self::spawn(what, command)?;
-        drop(first_lines(stdout));
-        let deadline = Moment::now().plus(START_MAX);
-        loop {
-            let ended =
-                process.child.try_wait().map_err(BenchError::io("waiting for a process"))?;
-            if ended.is_none() && is_ready() {
-                return Ok(process);
-            }
-            if ended.is_some() || Moment::now() >= deadline {
-                process.kill();
-                let said = process.last_said();
-                return Err(BenchError::Failed(format!("{what} did not get ready:\n{said}")));
-            }
-            thread::sleep(END_POLL);
-        }
-    }
-
     fn spawn(what: &'static str, mut command: Command) -> Result<(Self, ChildStdout)> {
         let shown = command.get_program().to_string_lossy().into_owned();
         // Nothing of the tester's environment configures it.
@@ -179,7 +151,7 @@ impl Starting {
     ///
     /// # Errors
     /// As for [`Process::start`].
-    pub fn ready(mut self) -> Result<(Process, String)> {
+    pub fn ready(self) -> Result<(Process, String)> {
         let deadline = Moment::now().plus(START_MAX);
         loop {
             match self.lines.recv_timeout(deadline.since(Moment::now())) {
@@ -188,15 +160,35 @@ impl Starting {
                         return Ok((self.process, rest.to_owned()));
                     }
                 }
-                Err(_) => {
-                    self.process.kill();
-                    let (what, said) = (self.process.what, self.process.last_said());
-                    let shown = &self.shown;
-                    let why = format!("{what} ({shown}) did not get ready:\n{said}");
-                    return Err(BenchError::Failed(why));
-                }
+                Err(_) => return Err(self.not_ready()),
             }
         }
+    }
+
+    /// Waits until `is_ready`, where the process does not tell it.
+    ///
+    /// # Errors
+    /// As for [`Process::start`].
+    pub fn ready_when(mut self, is_ready: impl Fn() -> bool) -> Result<Process> {
+        let deadline = Moment::now().plus(START_MAX);
+        loop {
+            let ended = self.process.child.try_wait();
+            let ended = ended.map_err(BenchError::io("waiting for a process"))?;
+            if ended.is_none() && is_ready() {
+                return Ok(self.process);
+            }
+            if ended.is_some() || Moment::now() >= deadline {
+                return Err(self.not_ready());
+            }
+            thread::sleep(END_POLL);
+        }
+    }
+
+    fn not_ready(mut self) -> BenchError {
+        self.process.kill();
+        let (what, said) = (self.process.what, self.process.last_said());
+        let shown = &self.shown;
+        BenchError::Failed(format!("{what} ({shown}) did not get ready:\n{said}"))
     }
 }
 
@@ -291,10 +283,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("ready");
         let script = format!("echo $$ > {}; exec sleep 600", file.display());
-        let process = Process::start_and_ask("a test", shell(&script), || file.exists()).unwrap();
+        let starting = Process::begin("a test", shell(&script)).unwrap();
+        let process = starting.ready_when(|| file.exists()).unwrap();
         assert!(std::path::Path::new("/proc").join(process.id().to_string()).exists());
-        let error = Process::start_and_ask("a test", shell("echo no heap >&2; exit 1"), || false);
-        assert!(error.unwrap_err().to_string().contains("no heap"));
+        let dies = Process::begin("a test", shell("echo no heap >&2; exit 1")).unwrap();
+        assert!(dies.ready_when(|| false).unwrap_err().to_string().contains("no heap"));
     }
 
     #[test]

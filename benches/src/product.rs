@@ -33,6 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Product {
     broker: Broker,
+    subject: &'static str,
     progress: bool,
 }
 
@@ -47,12 +48,19 @@ pub(crate) struct Backlog {
 // === impl Product ===
 
 impl Product {
-    /// Starts a broker, or takes those that were named.
+    /// Starts a broker, or as many as `workload` says, or takes those that were named.
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(args: &BrokerArgs, progress: bool) -> Result<Self> {
-        Ok(Self { broker: Broker::start(args)?, progress })
+    pub async fn start(args: &BrokerArgs, workload: &Workload, progress: bool) -> Result<Self> {
+        let broker = Broker::start(args, workload.nodes).await?;
+        Ok(Self { broker, subject: Subject::RIVERRUN, progress })
+    }
+
+    /// The same under another name, where two alternate.
+    #[must_use]
+    pub fn called(self, subject: &'static str) -> Self {
+        Self { subject, ..self }
     }
 
     /// Its data directory, if it is ours.
@@ -140,7 +148,7 @@ impl Product {
             }
             Path::Batches => {
                 let drains = drain::Drains {
-                    address: self.broker.addresses()[0].clone(),
+                    address: self.broker.address_of_leader(&topic).to_owned(),
                     topic: topic.id,
                     workload: Arc::clone(&load.workload),
                     ends: Some(Arc::new(ends)),
@@ -178,7 +186,12 @@ impl Product {
             ..workload.clone()
         };
         let load = self.load(client, &topic.topic, &filling);
-        pump::run(&self.pumps(&load, batches), Moment::now()).await?;
+        if workload.nodes > 1 {
+            // Several of them may lead: only the client knows whom to talk to.
+            producers::run(&load, Moment::now()).await?;
+        } else {
+            pump::run(&self.pumps(&load, batches), Moment::now()).await?;
+        }
         let errors = load.recorder.errors();
         if errors.records > 0 {
             return Err(BenchError::Failed(format!(
@@ -210,7 +223,7 @@ impl Product {
         settings: BTreeMap<String, String>,
     ) -> Measurement<'a> {
         Measurement {
-            subject: Subject::RIVERRUN,
+            subject: self.subject,
             round,
             workload: &load.workload,
             recorder: &load.recorder,
@@ -225,7 +238,7 @@ impl Product {
 
     fn pumps(&self, load: &Load, batches: Batches) -> pump::Pumps {
         pump::Pumps {
-            address: self.broker.addresses()[0].clone(),
+            address: self.broker.address_of_leader(&load.topic).to_owned(),
             topic: load.topic.id,
             workload: Arc::clone(&load.workload),
             batches,
@@ -269,6 +282,18 @@ impl Product {
             }
             run.notes.push(says);
         }
+        self.look_at_the_isr(run, load).await
+    }
+
+    /// A follower that left the ISR took less of the load than the figure says.
+    async fn look_at_the_isr(&self, run: &mut Run, load: &Load) -> Result<()> {
+        let topic = load.client.admin().topic(&*load.topic.name).await;
+        let topic = topic.map_err(BenchError::client("asking who is in sync"))?;
+        let all = load.workload.replication_factor as usize;
+        let fewer = topic.partitions.iter().filter(|p| p.in_sync_replicas.len() < all).count();
+        if fewer > 0 && load.workload.nodes > 1 {
+            run.notes.push(format!("{fewer} partition(s) ended with fewer than {all} in sync"));
+        }
         Ok(())
     }
 
@@ -303,11 +328,12 @@ async fn ends(client: &Client, topic: &Topic) -> Result<Vec<i64>> {
     ends.into_iter().map(|end| Ok(end.map_err(asking())?.offset)).collect()
 }
 
-/// Where a burst of this workload ends. What is synced before it is acknowledged never meets the
-/// limit.
+/// Where a burst of this workload ends: all its copies are written on this machine. What is synced
+/// before it is acknowledged never meets the limit.
 fn burst(workload: &Workload) -> Option<u64> {
     let bound = workload.volume == Volume::Burst && workload.durability == Durability::Memory;
-    bound.then(dirty_limits).flatten().map(burst_bytes)
+    let bytes = bound.then(dirty_limits).flatten().map(burst_bytes)?;
+    Some(bytes / u64::from(workload.replication_factor))
 }
 
 /// Takes all files below `dir` out of the page cache.

@@ -69,7 +69,7 @@ pub async fn run(
         backlog_bytes: shape.log_bytes,
         ..Workload::default()
     };
-    let mut product = Product::start(broker, !args.quiet)?;
+    let mut product = Product::start(broker, &workload, !args.quiet).await?;
     let client = product.broker().client().await?;
     let backlog = match shape.log_bytes {
         0 => Backlog {

@@ -1,5 +1,5 @@
-//! A command that measures: the product, alternating with its ceilings if that is asked for
-//! (A B A B), and the document that comes out of it.
+//! A command that measures: the product, alternating with its ceilings or with one broker if that is
+//! asked for (A B A B), and the document that comes out of it.
 
 use std::path::PathBuf;
 
@@ -35,6 +35,18 @@ pub struct SessionArgs {
     pub quiet: bool,
 }
 
+/// What the product alternates with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The ceilings of its shape.
+    Ceiling,
+    /// One broker that keeps the only copy, where the workload has a cluster.
+    OneBroker,
+}
+
 /// A ratio to be told: of whom, to whom, and what the second is held against itself.
 struct Ratio {
     of: (&'static str, Figure),
@@ -42,11 +54,11 @@ struct Ratio {
     against: Option<(&'static str, Figure)>,
 }
 
-/// Measures `workloads` with one broker each, alternating with their ceilings if that is asked for,
-/// and adds each that is done to `document`.
+/// Measures `workloads` with brokers of their own each, alternating with what they are to be held
+/// against, and adds each that is done to `document`.
 ///
 /// # Errors
-/// A run fails. What was measured of that workload is lost.
+/// A run fails. What was measured of that workload is lost. One broker is to be held against itself.
 ///
 /// # Cancel safety
 /// Dropped, it leaves the workloads that were done in `document`.
@@ -55,14 +67,23 @@ pub async fn run(
     workloads: &[Workload],
     broker: &BrokerArgs,
     args: &SessionArgs,
-    against_ceiling: bool,
+    beside: Beside,
 ) -> Result<()> {
+    if let Some(alone) = workloads.iter().find(|w| w.nodes == 1 && beside == Beside::OneBroker) {
+        return Err(BenchError::Usage(format!(
+            "{:?} is one broker: --against-one-broker needs --nodes 3 --replication-factor 3, or a \
+             workload that says so",
+            alone.name
+        )));
+    }
     for workload in workloads {
-        let mut product = Product::start(broker, !args.quiet)?;
-        let measured = if against_ceiling {
-            alternating(&mut product, workload, &broker.dir, args).await
-        } else {
-            alone(&mut product, workload, args).await.map(|runs| (runs, Vec::new()))
+        let mut product = Product::start(broker, workload, !args.quiet).await?;
+        let measured = match beside {
+            Beside::Nothing => {
+                alone(&mut product, workload, args).await.map(|runs| (runs, Vec::new()))
+            }
+            Beside::Ceiling => alternating(&mut product, workload, &broker.dir, args).await,
+            Beside::OneBroker => beside_one_broker(&mut product, workload, broker, args).await,
         };
         let stopped = product.stop();
         let (runs, comparisons) = measured?;
@@ -132,6 +153,51 @@ async fn alternating(
     let comparisons =
         ratios_of(workload).into_iter().map(|ratio| ratio.of(&runs)).collect::<Result<Vec<_>>>()?;
     Ok((runs, comparisons))
+}
+
+/// The cluster and one broker in turn. Both are up all the time, the one not measured idle.
+async fn beside_one_broker(
+    product: &mut Product,
+    workload: &Workload,
+    broker: &BrokerArgs,
+    args: &SessionArgs,
+) -> Result<(Vec<Run>, Vec<Comparison>)> {
+    let single = workload.on_one_broker();
+    let one = Product::start(broker, &single, !args.quiet).await?;
+    let mut one = one.called(Subject::ONE_BROKER);
+    let mut runs = Vec::new();
+    for round in 1..=args.rounds {
+        runs.push(product.run(workload, round).await?);
+        runs.push(one.run(&single, round).await?);
+    }
+    one.stop()?;
+    let comparisons = figures_of_a_cluster(workload)
+        .into_iter()
+        // The processor time is not known everywhere.
+        .filter(|figure| runs.iter().all(|run| figure.of(run).is_some()))
+        .map(|figure| {
+            let [of, to] = [Subject::RIVERRUN, Subject::ONE_BROKER].map(|who| (who, figure));
+            statistics::compare(&runs, of, to)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok((runs, comparisons))
+}
+
+/// What a cluster is held against one broker by: what it costs, and how fast it is.
+fn figures_of_a_cluster(workload: &Workload) -> Vec<Figure> {
+    let mut figures = vec![Figure::SubjectCpu];
+    if workload.rate.is_some() {
+        let name = if workload.stamps() { latency::END_TO_END } else { latency::ACK };
+        figures.push(Figure::Median(name));
+        return figures;
+    }
+    if workload.writes() {
+        figures.push(Figure::ProducedBytes);
+    }
+    if workload.reads() {
+        figures.push(Figure::ConsumedBytes);
+    }
+    figures
 }
 
 const SINK: (&str, Figure) = (Subject::NULL_SINK, Figure::ProducedBytes);

@@ -29,6 +29,8 @@ pub enum Figure {
     ConsumedBytes,
     /// Median of a latency, by its name.
     Median(&'static str),
+    /// CPU seconds of all processes of the subject, per GB of payload.
+    SubjectCpu,
 }
 
 // === impl Spread ===
@@ -60,6 +62,7 @@ impl Figure {
             Self::ProducedBytes => "produced_bytes_per_s".into(),
             Self::ConsumedBytes => "consumed_bytes_per_s".into(),
             Self::Median(latency) => format!("{latency}.p50_ns"),
+            Self::SubjectCpu => "subject_cpu_s_per_gb".into(),
         }
     }
 
@@ -70,6 +73,7 @@ impl Figure {
             Self::ProducedBytes => rate(run.produced),
             Self::ConsumedBytes => rate(run.consumed),
             Self::Median(name) => run.latencies.get(name).map(|l: &Latency| l.p50_ns as f64),
+            Self::SubjectCpu => run.cost.subject_cpu_s_per_gb,
         };
         value.filter(|value| *value > 0.0)
     }

@@ -26,6 +26,12 @@ pub const STAMP_BYTES: usize = 16;
 /// Smallest batch that can be asked for: a header and a small record.
 const BATCH_BYTES_MIN: usize = 256;
 
+/// Brokers of a cluster. Two would be no better at surviving one's loss than one is; more than nine
+/// measure the scheduler.
+pub const CLUSTER_NODES_MIN: u32 = 3;
+/// The most.
+pub const CLUSTER_NODES_MAX: u32 = 9;
+
 /// Producers and consumers of one process: more of them measure the scheduler.
 const CLIENTS_MAX: usize = 256;
 
@@ -54,6 +60,12 @@ pub struct Workload {
     pub linger_ms: Duration,
     /// Unanswered batches per producer and partition.
     pub in_flight: usize,
+    /// Broker processes, all on this machine, started for the run: one, or a cluster.
+    pub nodes: u32,
+    /// On how many of them each partition is.
+    pub replication_factor: u32,
+    /// The topic's `min.insync.replicas`.
+    pub min_insync_replicas: u32,
     /// Partitions of the topic.
     pub partitions: u32,
     /// Producers, each with a stream of its own. Each writes to all partitions in turn.
@@ -195,6 +207,9 @@ impl Default for Workload {
             batch_bytes: PACK_TARGET_BYTES,
             linger_ms: Duration::from_millis(5),
             in_flight: PRODUCER_BATCHES_REMEMBERED,
+            nodes: 1,
+            replication_factor: 1,
+            min_insync_replicas: 1,
             partitions: 1,
             producers: 1,
             consumers: 1,
@@ -289,6 +304,7 @@ impl Workload {
             self.segments != Segments::Cold || self.kind == Kind::Consume,
             "only a consumer can meet cold segments".to_owned(),
         );
+        self.problems_of_the_cluster(&mut check);
         check(
             self.consumers <= self.partitions as usize,
             format!(
@@ -297,6 +313,43 @@ impl Workload {
             ),
         );
         problems
+    }
+
+    fn problems_of_the_cluster(&self, check: &mut impl FnMut(bool, String)) {
+        let Self { nodes, replication_factor, min_insync_replicas, .. } = *self;
+        check(
+            nodes == 1 || (CLUSTER_NODES_MIN..=CLUSTER_NODES_MAX).contains(&nodes),
+            format!(
+                "nodes is 1, or {CLUSTER_NODES_MIN} to {CLUSTER_NODES_MAX} for a cluster, not {nodes}"
+            ),
+        );
+        check(
+            (1..=nodes).contains(&replication_factor),
+            format!("replication_factor is 1 to nodes ({nodes}), not {replication_factor}"),
+        );
+        check(
+            (1..=replication_factor).contains(&min_insync_replicas),
+            format!(
+                "min_insync_replicas is 1 to replication_factor ({replication_factor}), not \
+                 {min_insync_replicas}"
+            ),
+        );
+        check(
+            nodes == 1 || self.path == Path::Records || self.partitions == 1,
+            "path = \"batches\" talks to one broker: with several nodes, which lead one partition \
+             each, it takes partitions = 1"
+                .to_owned(),
+        );
+        check(
+            nodes == 1 || self.segments != Segments::Cold,
+            "segments = \"cold\" restarts the broker: one node".to_owned(),
+        );
+    }
+
+    /// The same for one broker, which keeps the only copy.
+    #[must_use]
+    pub fn on_one_broker(&self) -> Self {
+        Self { nodes: 1, replication_factor: 1, min_insync_replicas: 1, ..self.clone() }
     }
 
     /// Whether records carry the moment they were intended.
@@ -334,6 +387,12 @@ impl Workload {
         }
         if self.kind != Kind::Produce {
             line += &format!(", {} consumer(s)", self.consumers);
+        }
+        if self.nodes > 1 {
+            line += &format!(
+                ", {} brokers, replication factor {}, min.insync.replicas {}",
+                self.nodes, self.replication_factor, self.min_insync_replicas
+            );
         }
         line += &format!(
             ", codec={}, path={}, segments={}, {}",

@@ -58,6 +58,14 @@ fn each_mistake_is_named() {
         ("kind = 'produce-consume'\npath = 'batches'", "path"),
         ("segments = 'cold'", "cold"),
         ("consumers = 2", "2 consumers of 1 partitions"),
+        ("nodes = 2", "nodes is 1, or 3 to 9"),
+        ("nodes = 3\nreplication_factor = 4", "replication_factor is 1 to nodes (3), not 4"),
+        (
+            "nodes = 3\nmin_insync_replicas = 2",
+            "min_insync_replicas is 1 to replication_factor (1)",
+        ),
+        ("nodes = 3\npath = 'batches'\npartitions = 2", "talks to one broker"),
+        ("nodes = 3\nkind = 'consume'\nsegments = 'cold'", "restarts the broker"),
         ("name = 'a b'", "name"),
         ("kind = 'fetch'", "fetch"),
     ] {
@@ -82,4 +90,14 @@ fn the_line_states_what_matters() {
     }
     let line = Workload { kind: Kind::Consume, ..Workload::default() }.line();
     assert!(line.contains("consumer(s)") && !line.contains("acks"), "{line}");
+}
+
+#[test]
+fn the_twin_on_one_broker_differs_in_nothing_else() {
+    let cluster = "nodes = 3\nreplication_factor = 3\nmin_insync_replicas = 2\npartitions = 5";
+    let cluster = Workload::from_toml(cluster).unwrap();
+    let one = Workload { partitions: 5, ..Workload::default() };
+    assert_eq!(cluster.on_one_broker(), one);
+    assert!(cluster.line().contains("3 brokers, replication factor 3, min.insync.replicas 2"));
+    assert!(!one.line().contains("brokers"));
 }

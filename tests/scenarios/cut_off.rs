@@ -94,7 +94,7 @@ impl Scene {
 
     /// All is well again: nothing is lost, doubled, out of order or different, and every record that
     /// was sent was acknowledged.
-    async fn end(self, load: Load) {
+    pub(crate) async fn end(self, load: Load) {
         load.progress(RECORDS).await;
         self.cluster.until_in_sync(TOPIC, 3).await;
         let history = load.finish().await.history();

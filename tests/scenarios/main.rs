@@ -7,6 +7,7 @@ mod bad_requests;
 mod chaos;
 mod configuration;
 mod crash;
+mod crawling;
 mod cut_off;
 mod deploy;
 mod directory;

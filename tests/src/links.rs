@@ -171,6 +171,14 @@ impl Links {
         }
     }
 
+    /// Of what `from` says no more than this reaches `to` in a second, on each of their connections:
+    /// the one that carries records is slow, heartbeats are not held up by it.
+    pub fn slow(&self, from: usize, to: usize, bytes_per_s: u64) {
+        let rate = Some(bytes_per_s);
+        self.paths.weather(from, to).send_modify(|weather| weather.to_broker_bytes_per_s = rate);
+        self.paths.weather(to, from).send_modify(|weather| weather.to_client_bytes_per_s = rate);
+    }
+
     /// Drops all connections between `a` and `b`, with what is on its way; new ones are taken.
     pub fn reset(&self, a: usize, b: usize) {
         for (dialler, dialled) in [(a, b), (b, a)] {
@@ -178,7 +186,7 @@ impl Links {
         }
     }
 
-    /// Nothing is cut or delayed any more.
+    /// Nothing is cut, delayed or slow any more.
     pub fn heal_all(&self) {
         for weather in &self.paths.weather {
             weather.send_replace(Weather::default());

@@ -1,4 +1,5 @@
-//! A network in user space between a client and a broker: it delays, loses one direction, is cut.
+//! A network in user space between a client and a broker: it delays, is slow, loses one direction, is
+//! cut.
 
 use std::{
     net::SocketAddr,
@@ -18,13 +19,16 @@ use tokio::{
     },
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::clock;
 
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Chunks of a slow line in a second: it trickles, and does not come in gushes.
+const CHUNKS_PER_SECOND: u64 = 20;
 
 /// Chunks on a line with a delay.
 const CHUNKS_MAX: usize = 256;
@@ -38,6 +42,10 @@ pub struct Weather {
     pub to_broker_stalls: bool,
     /// Nothing arrives at the client.
     pub to_client_stalls: bool,
+    /// No more of each connection arrives at the broker in a second; `None`: as much as comes.
+    pub to_broker_bytes_per_s: Option<u64>,
+    /// No more of each connection arrives at the client in a second.
+    pub to_client_bytes_per_s: Option<u64>,
 }
 
 /// Listens where the client connects and goes on to the broker. Ends when dropped.
@@ -140,6 +148,18 @@ impl Weather {
             Direction::ToClient => self.to_client_stalls,
         }
     }
+
+    /// The most that is moved at once, and how long that keeps the line busy.
+    fn chunk(&self, direction: Direction) -> (usize, Option<Duration>) {
+        let rate = match direction {
+            Direction::ToBroker => self.to_broker_bytes_per_s,
+            Direction::ToClient => self.to_client_bytes_per_s,
+        };
+        let Some(rate) = rate else { return (CHUNK_BYTES, None) };
+        let bytes = usize::try_from(rate / CHUNKS_PER_SECOND).unwrap_or(CHUNK_BYTES);
+        let bytes = bytes.clamp(1, CHUNK_BYTES);
+        (bytes, Some(Duration::from_secs(1).mul_f64(bytes as f64 / rate.max(1) as f64)))
+    }
 }
 
 /// Carries one connection until an end closes it.
@@ -164,7 +184,7 @@ pub(crate) async fn connect(
 }
 
 /// Carries one direction. The delay is a delay and not a limit on the rate: chunks are on the line
-/// one behind the other.
+/// one behind the other. A rate is one: what is over waits in TCP's windows.
 async fn carry(
     direction: Direction,
     mut from: OwnedReadHalf,
@@ -180,12 +200,16 @@ async fn carry(
             if until_read.wait_for(|w| !w.stalls(direction)).await.is_err() {
                 return;
             }
-            let mut chunk = vec![0; CHUNK_BYTES];
+            let (bytes, busy) = until_read.borrow().chunk(direction);
+            let mut chunk = vec![0; bytes];
             let n = match from.read(&mut chunk).await {
                 Ok(n) if n > 0 => n,
                 _ => return,
             };
             chunk.truncate(n);
+            if let Some(busy) = busy {
+                sleep(busy.mul_f64(n as f64 / bytes as f64)).await;
+            }
             let due = clock::now() + until_read.borrow().delay;
             if line.send((due, chunk.into())).await.is_err() {
                 return;
@@ -268,6 +292,20 @@ mod tests {
         }
         assert!(start.elapsed() >= delay * 2, "there and back");
         assert_eq!(proxy.to_client_bytes(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_slow_line_takes_its_time_in_one_direction() {
+        let proxy = Proxy::start(echo().await).await;
+        let rate = Some(20_000);
+        proxy.set(Weather { to_client_bytes_per_s: rate, ..Weather::default() });
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        let start = clock::now();
+        stream.write_all(&[7; 4_000]).await.unwrap();
+        let mut back = vec![0; 4_000];
+        soon("all of it", stream.read_exact(&mut back)).await.unwrap();
+        assert!(back.iter().all(|byte| *byte == 7));
+        assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

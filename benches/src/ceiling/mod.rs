@@ -119,7 +119,7 @@ impl Ceilings {
         let on_disk = ceiling == Ceiling::Disk;
         let accounts = match on_disk {
             true => Accounts::own(&self.dir),
-            false => Accounts::of(Some(self.server.process_id()), None),
+            false => Accounts::of([self.server.process_id()], None),
         };
         let measurement = Measurement {
             subject: ceiling.subject(),

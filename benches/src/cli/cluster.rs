@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum as _};
 
-use super::{block_on, tell};
+use super::{Interruptible, tell};
 use crate::{
     cluster::ClusterArgs,
     error::Result,
@@ -51,8 +51,9 @@ pub(super) struct IsrFaultsArgs {
 
 /// Kills leaders, and says how long that was felt.
 pub(super) fn failover(args: &FailoverArgs) -> Result<()> {
+    let interruptible = Interruptible::begin()?;
     let mut document = session::document(&args.cluster.dir)?;
-    let outcome = block_on(failover::run(&mut document, &args.cluster, &args.session));
+    let outcome = interruptible.run(failover::run(&mut document, &args.cluster, &args.session));
     if document.failovers.is_empty() {
         return outcome;
     }
@@ -63,8 +64,10 @@ pub(super) fn failover(args: &FailoverArgs) -> Result<()> {
 pub(super) fn isr_faults(args: &IsrFaultsArgs) -> Result<()> {
     let IsrFaultsArgs { min_isr, faults, lasts, cluster, session } = args;
     let cells = (&min_isr[..], &faults[..]);
+    let interruptible = Interruptible::begin()?;
     let mut document = session::document(&cluster.dir)?;
-    let outcome = block_on(isr_faults::run(&mut document, cluster, cells, *lasts, session));
+    let outcome =
+        interruptible.run(isr_faults::run(&mut document, cluster, cells, *lasts, session));
     if document.isr_faults.is_empty() {
         return outcome;
     }

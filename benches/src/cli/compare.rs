@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{WorkloadArgs, block_on, tell};
+use super::{Interruptible, WorkloadArgs, tell};
 use crate::{
     broker::BrokerArgs,
     error::{BenchError, Result},
@@ -72,7 +72,8 @@ pub(super) fn run(args: CompareArgs) -> Result<()> {
         version: peer_version.clone(),
         nats: nats::Sources { server: nats_server, cli: nats_cli, version: peer_version },
     };
-    let document = block_on(alternation::compare(peer, workloads, &origin, &broker, &session))?;
+    let comparing = alternation::compare(peer, workloads, &origin, &broker, &session);
+    let document = Interruptible::begin()?.run(comparing)?;
     tell(&document, &session)?;
     let settings = summary::settings(&document);
     io::stdout().write_all(settings.as_bytes()).map_err(BenchError::stdout)

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use riverrun_broker::clock::{Clock as _, SystemClock};
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 pub use self::workload_args::WorkloadArgs;
@@ -28,7 +28,7 @@ use crate::{
     outcome::Document,
     peers::tool::{AS_PEER, become_peer},
     process,
-    session::{self, SessionArgs},
+    session::{self, Beside, SessionArgs},
     table,
     workload::{Kind, Workload},
 };
@@ -116,6 +116,11 @@ struct RunArgs {
     /// Alternate with the ceiling of the same shape, and print the ratio
     #[arg(long, help_heading = "Measuring")]
     against_ceiling: bool,
+
+    /// Of a cluster: alternate with one broker and the only copy, and print the ratios of CPU per GB
+    /// and of throughput
+    #[arg(long, help_heading = "Measuring", conflicts_with = "against_ceiling")]
+    against_one_broker: bool,
 }
 
 /// Ceilings alone.
@@ -183,10 +188,11 @@ fn measure(args: &RunArgs, kind: Kind) -> Result<()> {
 }
 
 fn measure_all(workloads: &[Workload], args: &RunArgs) -> Result<()> {
-    let RunArgs { broker, session, against_ceiling, .. } = args;
+    let RunArgs { broker, session, .. } = args;
+    let interruptible = Interruptible::begin()?;
     let mut document = session::document(&broker.dir)?;
-    let measuring = session::run(&mut document, workloads, broker, session, *against_ceiling);
-    let outcome = block_on(measuring);
+    let measuring = session::run(&mut document, workloads, broker, session, args.beside());
+    let outcome = interruptible.run(measuring);
     if document.runs.is_empty() {
         return outcome;
     }
@@ -196,7 +202,8 @@ fn measure_all(workloads: &[Workload], args: &RunArgs) -> Result<()> {
 
 fn measure_ceilings(args: &CeilingArgs) -> Result<()> {
     let workload = args.workload.workload(Kind::Produce)?;
-    let document = block_on(session::ceilings(&workload, &args.dir, &args.session))?;
+    let interruptible = Interruptible::begin()?;
+    let document = interruptible.run(session::ceilings(&workload, &args.dir, &args.session))?;
     tell(&document, &args.session)
 }
 
@@ -220,8 +227,8 @@ fn measure_suite(args: &SuiteArgs) -> Result<()> {
 fn list() -> Result<()> {
     let mut text = String::new();
     for named in NAMED {
-        let long = if named.set == Set::Long { " (only when named)" } else { "" };
-        text += &format!("{:36} {}{long}\n", named.name, named.purpose());
+        let only = if named.set == Set::Standard { "" } else { " (only when named)" };
+        text += &format!("{:36} {}{only}\n", named.name, named.purpose());
     }
     io::stdout().write_all(text.as_bytes()).map_err(BenchError::stdout)
 }
@@ -235,23 +242,58 @@ fn tell(document: &Document, args: &SessionArgs) -> Result<()> {
     session::refuse_bad_yardsticks(document)
 }
 
-/// Runs a measurement until it is done, or until Ctrl-C or SIGTERM; then everything it started is
-/// stopped and removed.
-fn block_on<T>(measurement: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = Runtime::new().map_err(BenchError::io("starting threads"))?;
-    let outcome = runtime.block_on(async {
+/// What ends by Ctrl-C and SIGTERM.
+///
+/// It is begun before anything is made that would have to be removed. So no signal finds the system's
+/// own behaviour, which leaves that behind; or, where whoever started the process had it ignore
+/// SIGINT, as shells do with what runs in the background, forgets that there was one.
+struct Interruptible {
+    runtime: Runtime,
+    interrupted: Signal,
+    terminated: Signal,
+}
+
+// === impl Interruptible ===
+
+impl Interruptible {
+    fn begin() -> Result<Self> {
+        let runtime = Runtime::new().map_err(BenchError::io("starting threads"))?;
+        let entered = runtime.enter();
         let listen = |kind| signal(kind).map_err(BenchError::io("listening for Ctrl-C"));
-        let mut int = listen(SignalKind::interrupt())?;
-        let mut term = listen(SignalKind::terminate())?;
-        tokio::select! {
-            done = measurement => done,
-            _ = int.recv() => Err(BenchError::Interrupted),
-            _ = term.recv() => Err(BenchError::Interrupted),
+        let interrupted = listen(SignalKind::interrupt())?;
+        let terminated = listen(SignalKind::terminate())?;
+        drop(entered);
+        Ok(Self { runtime, interrupted, terminated })
+    }
+
+    /// Runs a measurement until it is done, or until a signal came; then everything it started is
+    /// stopped and removed.
+    fn run<T>(self, measurement: impl Future<Output = Result<T>>) -> Result<T> {
+        let Self { runtime, mut interrupted, mut terminated } = self;
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = interrupted.recv() => Err(BenchError::Interrupted),
+                _ = terminated.recv() => Err(BenchError::Interrupted),
+                done = measurement => done,
+            }
+        });
+        // A thread that is in the middle of writing does not keep the process from ending.
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+// === impl RunArgs ===
+
+impl RunArgs {
+    fn beside(&self) -> Beside {
+        match (self.against_ceiling, self.against_one_broker) {
+            (true, _) => Beside::Ceiling,
+            (_, true) => Beside::OneBroker,
+            _ => Beside::Nothing,
         }
-    });
-    // A thread that is in the middle of writing does not keep the process from ending.
-    runtime.shutdown_background();
-    outcome
+    }
 }
 
 /// Is the product's binary, until its parent ends.

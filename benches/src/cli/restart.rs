@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{block_on, tell};
+use super::{Interruptible, tell};
 use crate::{
     broker::{BrokerArgs, End},
     error::Result,
@@ -45,8 +45,9 @@ pub(super) fn run(args: &RestartArgs) -> Result<()> {
     let RestartArgs { partitions, log, kill, idle, ref broker, ref session } = *args;
     let end = if kill { End::Kill } else { End::Orderly };
     let shape = Shape { partitions, log_bytes: log, end, idle };
+    let interruptible = Interruptible::begin()?;
     let mut document = session::document(&broker.dir)?;
-    let outcome = block_on(restart::run(&mut document, &shape, broker, session));
+    let outcome = interruptible.run(restart::run(&mut document, &shape, broker, session));
     if document.restarts.is_empty() {
         return outcome;
     }

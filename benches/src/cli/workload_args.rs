@@ -41,6 +41,18 @@ pub struct WorkloadArgs {
     #[arg(long, value_name = "N")]
     in_flight: Option<usize>,
 
+    /// Broker processes that are started for it: one, or a cluster of three to nine [default: 1]
+    #[arg(long, value_name = "N")]
+    nodes: Option<u32>,
+
+    /// On how many of them each partition is [default: 1]
+    #[arg(long, value_name = "N")]
+    replication_factor: Option<u32>,
+
+    /// The topic's min.insync.replicas [default: 1]
+    #[arg(long, value_name = "N")]
+    min_insync_replicas: Option<u32>,
+
     /// Partitions of the topic [default: 1]
     #[arg(long, value_name = "N")]
     partitions: Option<u32>,
@@ -149,6 +161,9 @@ impl WorkloadArgs {
         set(&mut workload.batch_bytes, &self.batch);
         set(&mut workload.linger_ms, &self.linger);
         set(&mut workload.in_flight, &self.in_flight);
+        set(&mut workload.nodes, &self.nodes);
+        set(&mut workload.replication_factor, &self.replication_factor);
+        set(&mut workload.min_insync_replicas, &self.min_insync_replicas);
         set(&mut workload.partitions, &self.partitions);
         set(&mut workload.producers, &self.producers);
         set(&mut workload.consumers, &self.consumers);

@@ -60,7 +60,7 @@ pub async fn compare(
         let (mut runs, comparisons) = match peer {
             Name::Kafka => {
                 let version = version.unwrap_or(kafka::VERSION);
-                let rows = Kafka::start(&cache, version, &broker.dir).await?;
+                let rows = Kafka::start(&cache, version, workload.nodes, &broker.dir).await?;
                 alternate(rows, &workload, broker, args).await?
             }
             Name::Nats => {
@@ -84,7 +84,7 @@ async fn alternate<P: Peer>(
     broker: &BrokerArgs,
     args: &SessionArgs,
 ) -> Result<(Vec<Run>, Vec<Comparison>)> {
-    let mut product = Product::start(broker, !args.quiet)?;
+    let mut product = Product::start(broker, workload, !args.quiet).await?;
     let measured = rounds(&mut product, &mut rows, workload, args).await;
     let stopped = product.stop();
     rows.into_iter().for_each(P::stop);
@@ -158,7 +158,8 @@ fn rate_of(run: &Run) -> Option<f64> {
     Some(throughput.records_per_s).filter(|rate| *rate > 0.0)
 }
 
-/// What is divided: throughput of a saturating load, the latency that both tell otherwise.
+/// What is divided: CPU per GB where both tell it; and throughput of a saturating load, the latency
+/// that both tell otherwise.
 fn figures(workload: &Workload, runs: &[Run], peer: &str) -> impl Iterator<Item = Figure> + use<> {
     let tells_latency =
         runs.iter().any(|run| run.subject == peer && run.latencies.contains_key(latency::ACK));
@@ -167,7 +168,10 @@ fn figures(workload: &Workload, runs: &[Run], peer: &str) -> impl Iterator<Item 
         (None, Kind::Consume) => Some(Figure::ConsumedBytes),
         (None, _) => Some(Figure::ProducedBytes),
     };
-    figure.into_iter()
+    let of_both = move |run: &Run| run.subject == peer || run.subject == Subject::RIVERRUN;
+    let cpu = Figure::SubjectCpu;
+    let tell_cpu = runs.iter().filter(|run| of_both(run)).all(|run| cpu.of(run).is_some());
+    figure.into_iter().chain(Some(cpu).filter(|_| tell_cpu))
 }
 
 /// The tools of peers show no progress of their own: say at least who is at it.
@@ -254,6 +258,11 @@ mod tests {
         assert_eq!(of(&saturating, &runs), [Figure::ProducedBytes]);
         let consume = Workload { kind: Kind::Consume, ..Workload::default() };
         assert_eq!(of(&consume, &runs), [Figure::ConsumedBytes]);
+        let mut told = runs.clone();
+        told[0].cost.subject_cpu_s_per_gb = Some(1.0);
+        assert_eq!(of(&consume, &told), [Figure::ConsumedBytes, Figure::SubjectCpu]);
+        told.push(Run { subject: Subject::RIVERRUN.into(), ..runs[0].clone() });
+        assert_eq!(of(&consume, &told), [Figure::ConsumedBytes], "ours is unknown");
         let paced = Workload { rate: Some(10.0), ..Workload::default() };
         assert_eq!(of(&paced, &runs), []);
         let latency = Latency {

@@ -87,6 +87,7 @@ fn problems(workload: &Workload, peer: Name) -> Vec<String> {
         "segments=fresh: each run of a peer has a topic of its own",
     );
     if peer == Name::Nats {
+        check(workload.nodes == 1, "nodes=1: only Kafka is started as a cluster");
         check(workload.partitions == 1, "partitions=1: a stream has none");
         check(workload.acks == Acks::All, "acks=all: JetStream acknowledges what is stored");
     }
@@ -126,6 +127,8 @@ pub fn backlog_records(workload: &Workload) -> u64 {
 fn records_of_a_burst(workload: &Workload) -> Option<f64> {
     let bound = workload.volume == Volume::Burst && workload.durability == Durability::Memory;
     let bytes = bound.then(dirty_limits).flatten().map(burst_bytes)?;
+    // All copies are written on this machine.
+    let bytes = bytes / u64::from(workload.replication_factor);
     Some(bytes as f64 * BURST_SHARE / workload.payload_bytes as f64)
 }
 
@@ -205,6 +208,9 @@ mod tests {
         let (records, warm_up) = records_and_warm_up(&burst, 1e12);
         assert!((records + warm_up) * 1024 < most);
         assert!(records > warm_up);
+        let copies = Workload { nodes: 3, replication_factor: 3, ..burst.clone() };
+        let (of_three, _) = records_and_warm_up(&copies, 1e12);
+        assert!(of_three * 3 <= records, "{of_three} {records}");
         let sustained = Workload { volume: Volume::Sustained, ..burst };
         assert_eq!(records_and_warm_up(&sustained, 1e6).0, 10_000_000);
     }

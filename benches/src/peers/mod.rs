@@ -27,7 +27,7 @@ use crate::{error::Result, outcome::Run, workload::Workload};
 /// Who is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Name {
-    /// Apache Kafka, one broker that is its own controller
+    /// Apache Kafka: one broker that is its own controller, or as many as the workload has nodes
     Kafka,
     /// NATS JetStream, one server with a file store
     Nats,

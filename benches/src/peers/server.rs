@@ -1,5 +1,5 @@
-//! The server of a peer: started on loopback with a directory of its own, its costs read around a
-//! load as those of the product are.
+//! The server of a peer, or several that are one cluster: started on loopback with a directory of
+//! their own, their costs read around a load as those of the product are.
 
 use std::{
     fs::{self, File},
@@ -24,23 +24,36 @@ use crate::{
 /// Longest wait for loopback to say whether anyone listens.
 const CONNECT_MAX: Duration = Duration::from_millis(200);
 
-/// A server that runs. Killed when dropped, and its directory removed.
+/// Processes of a server that runs. Killed when dropped, and their directory removed.
 #[derive(Debug)]
 pub struct Server {
-    process: Option<Process>,
+    processes: Vec<Process>,
     dir: TempDir,
 }
 
 // === impl Server ===
 
 impl Server {
-    /// Starts `command`, which listens at `port` when it is ready and has its data below `dir`.
+    /// Starts `commands` together, each of which listens at its port when it is ready; their data is
+    /// below `dir`.
     ///
     /// # Errors
-    /// It does not start, with what it said.
-    pub fn start(what: &'static str, command: Command, port: u16, dir: TempDir) -> Result<Self> {
-        let process = Process::start_and_ask(what, command, || listens(port))?;
-        Ok(Self { process: Some(process), dir })
+    /// One does not start, with what it said.
+    pub fn start(
+        what: &'static str,
+        commands: impl IntoIterator<Item = (Command, u16)>,
+        dir: TempDir,
+    ) -> Result<Self> {
+        // Each may wait for the others.
+        let starting = commands
+            .into_iter()
+            .map(|(command, port)| Ok((Process::begin(what, command)?, port)))
+            .collect::<Result<Vec<_>>>()?;
+        let processes = starting
+            .into_iter()
+            .map(|(starting, port)| starting.ready_when(|| listens(port)))
+            .collect::<Result<_>>()?;
+        Ok(Self { processes, dir })
     }
 
     /// The directory it was given.
@@ -59,7 +72,7 @@ impl Server {
         appended: impl FnOnce() -> Option<u64>,
     ) -> Result<(Said, Cost)> {
         self.write_back().await?;
-        let accounts = Accounts::of(self.process.as_ref().map(Process::id), Some(self.dir()));
+        let accounts = Accounts::of(self.processes.iter().map(Process::id), Some(self.dir()));
         let begun = accounts.read();
         let mut said = load.run().await?;
         said.notes = accounts.notes().to_vec();
@@ -89,9 +102,10 @@ impl Server {
     }
 
     /// SIGTERM, and waits. Its data is thrown away, so how it ends does not matter: a JVM says 143.
+    /// Several are killed: the last would wait for a majority.
     pub fn stop(mut self) {
-        if let Some(process) = self.process.take() {
-            let _ = process.stop();
+        if let [_] = self.processes[..] {
+            let _ = self.processes.remove(0).stop();
         }
     }
 }
@@ -107,17 +121,14 @@ pub fn cost_per_gb(cost: &mut Cost, bytes: u64) {
 ///
 /// # Errors
 /// There is none.
-pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let failed = || BenchError::io("looking for a free port");
     // All are held until all are known, so that they differ.
-    let mut held = Vec::with_capacity(N);
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
-        *port = listener.local_addr().map_err(failed())?.port();
-        held.push(listener);
-    }
-    Ok(ports)
+    let listening = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let held: io::Result<Vec<_>> = (0..count).map(|_| listening()).collect();
+    let ports: io::Result<Vec<u16>> =
+        held.and_then(|held| held.iter().map(|it| Ok(it.local_addr()?.port())).collect());
+    ports.map_err(failed())
 }
 
 fn listens(port: u16) -> bool {
@@ -149,7 +160,7 @@ mod tests {
 
     #[test]
     fn free_ports_differ_and_nobody_listens_there() {
-        let [a, b] = free_ports::<2>().unwrap();
+        let [a, b] = free_ports(2).unwrap()[..] else { panic!("two were asked for") };
         assert!(a != b && a != 0 && b != 0);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         assert!(listens(listener.local_addr().unwrap().port()));
@@ -174,7 +185,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut sleep = Command::new("/bin/sh");
         sleep.args(["-c", "exec sleep 600"]);
-        let server = Server::start("a test", sleep, port, dir).unwrap();
+        let server = Server::start("a test", [(sleep, port)], dir).unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo 12345 > \"$0\"; echo done"]).arg(path.join("a.log"));
         let tool = Tool::new("a load", command, Duration::from_secs(60));

@@ -141,6 +141,11 @@ pub struct BrokerStanding {
 /// `lag_time_max`, and eviction takes being behind for longer. One that is slower, or not
 /// there, holds producers up for no longer than `lag_time_max`: then it is out, and
 /// `min.insync.replicas` costs no throughput.
+///
+/// How far behind it can be is bounded by what producers have on their way, too: they wait for it. One
+/// that is slower, and reaches within `lag_time_max` what few producers have on their way, is late
+/// with each record by less than that, and stays. To the leader it looks like load that is no
+/// greater; more producers tell the difference, and it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// `replica.lag.time.max.ms`: a member of the ISR that has not reached, for this long, where the

@@ -266,7 +266,8 @@ impl Admin {
             }
         };
         let replicas = partition.replicas.clone();
-        let told: Vec<_> = stream::iter(replicas.iter().map(|id| ask(*id)))
+        // Ids and not references to them: a future with these in it could not be spawned.
+        let told: Vec<_> = stream::iter(replicas.clone().into_iter().map(ask))
             .buffered(ASKED_AT_ONCE)
             .collect()
             .await;

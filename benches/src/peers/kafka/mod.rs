@@ -1,5 +1,6 @@
-//! Kafka: one broker that is its own controller, on loopback, under the load of Kafka's own
-//! `ProducerPerformance` and `ConsumerPerformance`.
+//! Kafka: one broker that is its own controller, or as many as the workload has nodes, each of which
+//! is a controller too; on loopback, under the load of Kafka's own `ProducerPerformance` and
+//! `ConsumerPerformance`.
 //!
 //! # What its figures are
 //!
@@ -38,14 +39,16 @@ const LOAD_MAX: Duration = Duration::from_secs(30 * 60);
 /// Longest run of a tool that asks the broker for something.
 const ASK_MAX: Duration = Duration::from_secs(120);
 
-/// A broker with its settings.
+/// Brokers with their settings.
 #[derive(Debug)]
 pub struct Kafka {
     tuning: Tuning,
     artifacts: Artifacts,
     server: Server,
-    address: String,
-    data: PathBuf,
+    /// All of them.
+    addresses: String,
+    /// Where each has its data.
+    data: Vec<PathBuf>,
     /// Topics made so far: a deleted one leaves its name a while later.
     topics: u32,
 }
@@ -53,44 +56,64 @@ pub struct Kafka {
 // === impl Kafka ===
 
 impl Kafka {
-    /// Two brokers: as shipped and tuned.
+    /// Two rows of `nodes` brokers each: as shipped and tuned.
     ///
     /// # Errors
     /// Something to run or to fetch them with is missing, or they do not start.
-    pub async fn start(cache: &Cache, version: &str, place: &DataDir) -> Result<Vec<Self>> {
+    pub async fn start(
+        cache: &Cache,
+        version: &str,
+        nodes: u32,
+        place: &DataDir,
+    ) -> Result<Vec<Self>> {
         let artifacts = Artifacts::get(cache, version).await?;
         let mut rows = Vec::new();
         for tuning in [Tuning::Defaults, Tuning::Tuned] {
-            rows.push(Self::start_one(tuning, artifacts.clone(), place).await?);
+            rows.push(Self::start_row(tuning, artifacts.clone(), nodes, place).await?);
         }
         Ok(rows)
     }
 
-    async fn start_one(tuning: Tuning, artifacts: Artifacts, place: &DataDir) -> Result<Self> {
+    async fn start_row(
+        tuning: Tuning,
+        artifacts: Artifacts,
+        nodes: u32,
+        place: &DataDir,
+    ) -> Result<Self> {
         let dir = place.make()?;
-        let data = dir.path().join("data");
-        let [port, controller_port] = free_ports()?;
-        let mut all = settings::broker_place(port, controller_port, &data);
-        all.extend(tuning.broker());
-        let file = dir.path().join("server.properties");
-        fs::write(&file, settings::properties(&all))
-            .map_err(BenchError::io("writing the properties of Kafka"))?;
+        let ports: Vec<[u16; 2]> = free_ports(2 * nodes as usize)?
+            .chunks_exact(2)
+            .map(|of_node| [of_node[0], of_node[1]])
+            .collect();
+        let mut brokers = Vec::new();
+        let mut data = Vec::new();
+        for (index, [port, _]) in ports.iter().enumerate() {
+            let node = index + 1;
+            let place = dir.path().join(format!("data-{node}"));
+            let mut all = settings::broker_place(index, &ports, &place);
+            all.extend(tuning.broker());
+            let file = dir.path().join(format!("server-{node}.properties"));
+            fs::write(&file, settings::properties(&all))
+                .map_err(BenchError::io("writing the properties of Kafka"))?;
 
-        let mut format = artifacts.program(&[], "kafka.tools.StorageTool")?;
-        format.args(["format", "-t", settings::CLUSTER_ID, "-c"]).arg(&file);
-        Tool::new("Kafka's StorageTool", format, ASK_MAX).run().await?;
+            let mut format = artifacts.program(&[], "kafka.tools.StorageTool")?;
+            format.args(["format", "-t", settings::CLUSTER_ID, "-c"]).arg(&file);
+            Tool::new("Kafka's StorageTool", format, ASK_MAX).run().await?;
 
-        let mut broker = artifacts.program(&tuning.broker_jvm(), "kafka.Kafka")?;
-        broker.arg(&file);
-        let server = Server::start("Kafka", broker, port, dir)?;
-        let address = format!("127.0.0.1:{port}");
-        Ok(Self { tuning, artifacts, server, address, data, topics: 0 })
+            let mut broker = artifacts.program(&tuning.broker_jvm(nodes), "kafka.Kafka")?;
+            broker.arg(&file);
+            brokers.push((broker, *port));
+            data.push(place);
+        }
+        let server = Server::start("Kafka", brokers, dir)?;
+        let addresses: Vec<_> = ports.iter().map(|[port, _]| format!("127.0.0.1:{port}")).collect();
+        Ok(Self { tuning, artifacts, server, addresses: addresses.join(","), data, topics: 0 })
     }
 
     fn tool(&self, jvm: &[&str], class: &str) -> Result<Command> {
         let mut command =
             self.artifacts.program(jvm, &format!("org.apache.kafka.tools.{class}"))?;
-        command.args(["--bootstrap-server", &self.address]);
+        command.args(["--bootstrap-server", &self.addresses]);
         Ok(command)
     }
 
@@ -98,7 +121,8 @@ impl Kafka {
         self.topics += 1;
         let name = format!("bench-{}", self.topics);
         let mut command = self.tool(&[], "TopicCommand")?;
-        command.args(["--create", "--topic", &name, "--replication-factor", "1"]);
+        command.args(["--create", "--topic", &name]);
+        command.args(["--replication-factor", &workload.replication_factor.to_string()]);
         command.args(["--partitions", &workload.partitions.to_string()]);
         for (key, value) in settings::topic(workload) {
             command.arg("--config").arg(format!("{key}={value}"));
@@ -190,9 +214,17 @@ impl Kafka {
         Ok(run)
     }
 
+    /// Bytes of one copy of a topic.
     fn bytes_of(&self, topic: &str, workload: &Workload) -> Option<u64> {
-        let dirs = (0..workload.partitions).map(|p| self.data.join(format!("{topic}-{p}")));
-        dirs.map(|dir| bytes_of_files(&dir, "log")).sum()
+        let mut bytes = 0;
+        for data in &self.data {
+            let dirs = (0..workload.partitions).map(|p| data.join(format!("{topic}-{p}")));
+            // Not every broker has a copy of each partition.
+            for dir in dirs.filter(|dir| dir.exists()) {
+                bytes += bytes_of_files(&dir, "log")?;
+            }
+        }
+        Some(bytes / u64::from(workload.replication_factor)).filter(|bytes| *bytes > 0)
     }
 
     fn run_of(&self, task: &Task<'_>, notes: Vec<String>) -> Run {

@@ -8,6 +8,8 @@
 //! | `batch_bytes`, `linger_ms` | `batch.size`, `linger.ms` |
 //! | `in_flight` | `max.in.flight.requests.per.connection`, at most [`IN_FLIGHT_MAX`] |
 //! | `acks` | `acks` |
+//! | `nodes` | brokers, each of which is a controller too; heaps of 1 GiB then, also in the tuned row |
+//! | `replication_factor`, `min_insync_replicas` | the topic's |
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -54,11 +56,17 @@ impl Tuning {
     }
 
     /// The virtual machine of the broker: the start script's own options, and the heap.
-    pub fn broker_jvm(self) -> Vec<&'static str> {
-        let mut options = match self {
-            Self::Defaults => vec!["-Xms1G", "-Xmx1G"],
-            Self::Tuned => vec!["-Xms2G", "-Xmx2G", "-XX:+AlwaysPreTouch"],
+    pub fn broker_jvm(self, nodes: u32) -> Vec<&'static str> {
+        // Several share the memory of this machine with each other's page cache.
+        let heap = if self == Self::Tuned && nodes == 1 {
+            ["-Xms2G", "-Xmx2G"]
+        } else {
+            ["-Xms1G", "-Xmx1G"]
         };
+        let mut options = heap.to_vec();
+        if self == Self::Tuned {
+            options.push("-XX:+AlwaysPreTouch");
+        }
         options.extend([
             "-server",
             "-XX:+UseG1GC",
@@ -117,17 +125,26 @@ impl Tuning {
 
 /// The topic of `workload`.
 pub fn topic(workload: &Workload) -> Settings {
-    match workload.durability {
+    let mut topic = match workload.durability {
         Durability::Disk => settings([("flush.messages", "1")]),
         Durability::Memory => Settings::new(),
+    };
+    if workload.nodes > 1 {
+        let min = workload.min_insync_replicas.to_string();
+        topic.insert("min.insync.replicas".to_owned(), min);
     }
+    topic
 }
 
-/// Where a single broker that is its own controller listens and keeps its data.
-pub fn broker_place(broker_port: u16, controller_port: u16, data: &Path) -> Settings {
-    settings([
+/// Where a broker that is a controller too listens and keeps its data: the one at `index`, of as many
+/// as there are ports, for brokers and for controllers.
+pub fn broker_place(index: usize, ports: &[[u16; 2]], data: &Path) -> Settings {
+    let [broker_port, controller_port] = ports[index];
+    let voters: Vec<_> =
+        (1..).zip(ports).map(|(id, [_, port])| format!("{id}@127.0.0.1:{port}")).collect();
+    let mut place = settings([
         ("process.roles", "broker,controller"),
-        ("node.id", "1"),
+        ("node.id", &(index + 1).to_string()),
         (
             "listeners",
             &format!(
@@ -137,19 +154,24 @@ pub fn broker_place(broker_port: u16, controller_port: u16, data: &Path) -> Sett
         ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"),
         ("inter.broker.listener.name", "PLAINTEXT"),
         ("controller.listener.names", "CONTROLLER"),
-        ("controller.quorum.voters", &format!("1@127.0.0.1:{controller_port}")),
+        ("controller.quorum.voters", &voters.join(",")),
         ("log.dirs", &data.display().to_string()),
         ("auto.create.topics.enable", "false"),
-        // One broker cannot keep three copies.
         ("offsets.topic.num.partitions", "1"),
-        ("offsets.topic.replication.factor", "1"),
-        ("transaction.state.log.replication.factor", "1"),
-        ("transaction.state.log.min.isr", "1"),
-        ("share.coordinator.state.topic.replication.factor", "1"),
-        ("share.coordinator.state.topic.min.isr", "1"),
         // Runs delete their topics, and the disk is small.
         ("log.segment.delete.delay.ms", "1000"),
-    ])
+    ]);
+    if ports.len() == 1 {
+        // One broker cannot keep three copies.
+        place.extend(settings([
+            ("offsets.topic.replication.factor", "1"),
+            ("transaction.state.log.replication.factor", "1"),
+            ("transaction.state.log.min.isr", "1"),
+            ("share.coordinator.state.topic.replication.factor", "1"),
+            ("share.coordinator.state.topic.min.isr", "1"),
+        ]));
+    }
+    place
 }
 
 /// A properties file. Backslashes begin escapes in it.
@@ -171,7 +193,11 @@ pub fn report(tuning: Tuning, workload: &Workload) -> Settings {
     if workload.reads() {
         add("consumer", tuning.consumer());
     }
-    all.insert("broker.jvm".into(), tuning.broker_jvm().join(" "));
+    if workload.nodes > 1 {
+        all.insert("brokers".into(), workload.nodes.to_string());
+        all.insert("topic.replication.factor".into(), workload.replication_factor.to_string());
+    }
+    all.insert("broker.jvm".into(), tuning.broker_jvm(workload.nodes).join(" "));
     all.insert("load.jvm".into(), tuning.load_jvm().join(" "));
     all
 }
@@ -226,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_file_of_one_broker_on_loopback() {
-        let mut all = broker_place(19092, 19093, Path::new("/d/a\\b"));
+        let mut all = broker_place(0, &[[19092, 19093]], Path::new("/d/a\\b"));
         all.extend(Tuning::Defaults.broker());
         let text = properties(&all);
         for line in [
@@ -239,6 +265,32 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         assert_eq!(text.lines().count(), all.len());
+    }
+
+    #[test]
+    fn brokers_of_a_cluster_know_each_other_and_keep_as_many_copies_as_are_asked_for() {
+        let ports = [[1, 2], [3, 4], [5, 6]];
+        for index in 0..3 {
+            let all = broker_place(index, &ports, Path::new("/d"));
+            assert_eq!(all["node.id"], (index + 1).to_string());
+            assert!(
+                all["listeners"].starts_with(&format!("PLAINTEXT://127.0.0.1:{}", ports[index][0]))
+            );
+            assert_eq!(
+                all["controller.quorum.voters"],
+                "1@127.0.0.1:2,2@127.0.0.1:4,3@127.0.0.1:6"
+            );
+            assert!(!all.contains_key("offsets.topic.replication.factor"), "its default");
+        }
+        let workload =
+            Workload { nodes: 3, replication_factor: 3, min_insync_replicas: 2, ..workload() };
+        for tuning in [Tuning::Defaults, Tuning::Tuned] {
+            let told = report(tuning, &workload);
+            assert!(told["broker.jvm"].contains("-Xmx1G"));
+            assert_eq!(told["topic.min.insync.replicas"], "2");
+            assert_eq!(told["topic.replication.factor"], "3");
+            assert_eq!(told["brokers"], "3");
+        }
     }
 
     #[test]

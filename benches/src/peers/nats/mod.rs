@@ -71,11 +71,11 @@ impl Nats {
     ) -> Result<Self> {
         let dir = place.make()?;
         let data = dir.path().join("data");
-        let [port] = free_ports()?;
+        let port = free_ports(1)?[0];
         let file = dir.path().join("server.conf");
         fs::write(&file, settings::server_file(port, &data, durability))
             .map_err(BenchError::io("writing the configuration of NATS"))?;
-        let server = Server::start("the NATS server", artifacts.server(&file)?, port, dir)?;
+        let server = Server::start("the NATS server", [(artifacts.server(&file)?, port)], dir)?;
         let address = format!("127.0.0.1:{port}");
         Ok(Self { tuning, artifacts, server, address, data, streams: 0 })
     }

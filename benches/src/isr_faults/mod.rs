@@ -1,0 +1,485 @@
+//! What `min.insync.replicas` costs: producers and a consumer at full speed on three brokers, while
+//! followers are slow, or stand still.
+//!
+//! | follower | stopped for | takes part in time | what is promised |
+//! |---|---|---|---|
+//! | slow | 45 of every 50 ms | as a rule: it takes `replica.lag.bytes.max` within `replica.lag.time.max.ms`, and is *healthy* (`broker/src/replica/event.rs`, `Limits`) | stays in the ISR; producers go at its pace, and lag stays in its budget: nobody is evicted for the load |
+//! | crawling | 995 of every 1000 ms | no | holds producers up for `replica.lag.time.max.ms` at most; leaves the ISR, once; then nobody waits for it |
+//! | paused | 5 s | not meanwhile | as crawling, if it lasted |
+//!
+//! How far a follower can be behind is bounded by what producers have on their way. One that reaches
+//! that within `replica.lag.time.max.ms` stays in the ISR, however slow it makes them. So there are as
+//! many producers as fill the budget.
+//!
+//! How much a stopped process takes in its five milliseconds differs from machine to machine: some
+//! 8 MiB, what a leader has under way to it, which is too near to the 6.7 MB/s that are healthy by
+//! default. So clusters with crawling followers run with [`CRAWL_SETTINGS`], by which 22 MB/s are; and
+//! with a session that such a process keeps, so that it is slowness that is measured, and not fencing.
+
+mod load;
+mod witness;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use parking_lot::Mutex;
+use riverrun_client::{Client, Topic};
+use rustix::process::{Pid, Signal};
+use serde::{Deserialize, Serialize};
+use tokio::time::{interval, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+pub use self::witness::Named;
+use self::{
+    load::{Counters, Sample, rate, slow},
+    witness::Seen,
+};
+
+use crate::{
+    cluster::{Cluster, ClusterArgs, signal},
+    error::{BenchError, Result},
+    outcome::Document,
+    session::SessionArgs,
+    units,
+};
+
+/// Between two counts.
+const SAMPLE: Duration = Duration::from_millis(250);
+/// Before the fault begins; and the last of it, which what comes is held against.
+const WARM_UP: Duration = Duration::from_secs(4);
+const BEFORE: Duration = Duration::from_secs(2);
+/// Of the only partition.
+const REPLICAS: u32 = 3;
+/// How long a paused follower stands still.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A slow follower runs and stands by turns, so long each.
+const SLOW: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(45));
+/// So does a crawling one.
+const CRAWL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(995));
+/// What brokers with crawling followers are told.
+const CRAWL_SETTINGS: [&str; 2] = ["replica.lag.time.max.ms=3s", "broker.session.timeout.ms=30s"];
+/// What a topic keeps, so that a run does not fill the disk; and more than any budget.
+const KEPT_BYTES: &str = "2GiB";
+
+/// What happens to followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// One of them is slow, to the end.
+    OneSlow,
+    /// One of them takes less than `replica.lag.bytes.max` in `replica.lag.time.max.ms`, to the end.
+    OneCrawling,
+    /// One of them stands still for five seconds.
+    OnePaused,
+    /// Both are slow, to the end.
+    BothSlow,
+}
+
+/// One cell of the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IsrFault {
+    /// `min.insync.replicas`
+    pub min_isr: u32,
+    /// What happened.
+    pub fault: Fault,
+    /// Of values, to the consumer, from the beginning of the fault to the end.
+    pub consumed_bytes_per_s: f64,
+    /// In the last quarter of that time.
+    pub consumed_at_last_bytes_per_s: f64,
+    /// The longest time in which the consumer was given nothing.
+    pub longest_silence_s: f64,
+    /// Times that the ISR lost members, by the metrics of the leader.
+    pub isr_shrinks: u64,
+    /// Records that were not acknowledged.
+    pub failed: u64,
+    /// Acknowledged to the producer, in the last seconds before the fault.
+    #[serde(default)]
+    pub acked_before_bytes_per_s: f64,
+    /// In the last quarter of the time from its beginning.
+    #[serde(default)]
+    pub acked_at_last_bytes_per_s: f64,
+    /// How long, from its beginning, less than half of what was before was acknowledged.
+    #[serde(default)]
+    pub producers_slow_s: f64,
+    /// What was acknowledged meanwhile; zero if they never were slow.
+    #[serde(default)]
+    pub acked_while_slow_bytes_per_s: f64,
+    /// `acked_at_last_bytes_per_s` over that of the cell without a fault and with the same
+    /// `min.insync.replicas`, if it was measured before.
+    #[serde(default)]
+    pub ratio_at_last: Option<f64>,
+    /// Looks at what `riverrun explain` says, from the beginning to the end.
+    #[serde(default)]
+    pub looks: u32,
+    /// What it named, most often first.
+    #[serde(default)]
+    pub named: Vec<Named>,
+    /// Brokers that were struck.
+    #[serde(default)]
+    pub struck: Vec<u32>,
+    /// The furthest that a member of the ISR was behind, an upper bound.
+    #[serde(default)]
+    pub behind_bytes_max: u64,
+    /// `replica.lag.bytes.max`
+    #[serde(default)]
+    pub lag_bytes_max: u64,
+    /// `replica.lag.time.max.ms`
+    #[serde(default)]
+    pub lag_time_max_s: f64,
+}
+
+/// Measures these cells, one topic each, and adds them to `document`.
+///
+/// # Errors
+/// The cluster does not start, or does not recover from a fault.
+///
+/// # Cancel safety
+/// Dropped, it leaves the cells that were measured in `document`.
+pub async fn run(
+    document: &mut Document,
+    cluster: &ClusterArgs,
+    (min_isrs, faults): (&[u32], &[Fault]),
+    lasts: Duration,
+    args: &SessionArgs,
+) -> Result<()> {
+    // Crawling followers last: theirs is another cluster.
+    let (crawling, others): (Vec<Fault>, Vec<Fault>) =
+        faults.iter().partition(|fault| fault.crawls());
+    for faults in [others, crawling].iter().filter(|faults| !faults.is_empty()) {
+        let mut args_of_these = cluster.clone();
+        if faults[0].crawls() {
+            // What was asked for comes last, and so wins.
+            let settings = CRAWL_SETTINGS.map(str::to_owned).into_iter();
+            args_of_these.broker_set = settings.chain(args_of_these.broker_set).collect();
+        }
+        let cluster = Cluster::start(&args_of_these).await?;
+        for fault in faults.iter().copied() {
+            for min_isr in min_isrs.iter().copied() {
+                if fault.crawls() && min_isr > REPLICAS - 1 {
+                    // A copy on it was asked for: nothing is acknowledged without.
+                    continue;
+                }
+                let mut cell = once(&cluster, min_isr, fault, lasts).await?;
+                cell.hold_against(&document.isr_faults);
+                if !args.quiet {
+                    eprintln!("{cell}");
+                }
+                document.isr_faults.push(cell);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) -> Result<IsrFault> {
+    let client = cluster.client().await?;
+    let name = format!("bench-isr-{min_isr}-{fault:?}").to_lowercase();
+    let min = min_isr.to_string();
+    // The same durability for all, or the default of a single replica would be compared with that of two.
+    let settings =
+        [("min.insync.replicas", &*min), ("durability", "memory"), ("retention.bytes", KEPT_BYTES)];
+    let topic = cluster.create_topic(&client, &name, REPLICAS, &settings).await?;
+    let leader = topic.partitions[0].leader.expect("it was waited for");
+    let http = cluster.http_address(leader.0 as usize);
+    let followers = followers(&client, &topic).await?;
+    let processes: Vec<Pid> =
+        followers.iter().map(|id| cluster.process(*id as usize)).collect::<Result<_>>()?;
+    let counters = Arc::<Counters>::default();
+    let seen = Arc::<Mutex<Seen>>::default();
+    let consuming = load::consume(client.clone(), name.clone(), Arc::clone(&counters));
+    let watching = witness::watch(client.clone(), name.clone(), Arc::clone(&seen));
+    let _consuming = AbortOnDropHandle::new(tokio::spawn(consuming));
+    let watching = AbortOnDropHandle::new(tokio::spawn(watching));
+    let producing =
+        tokio::spawn(load::produce(client.clone(), name.clone(), Arc::clone(&counters)));
+    sleep(WARM_UP - BEFORE).await;
+    let before = sample(&counters, BEFORE).await;
+    let shrinks_before = witness::isr_shrinks(&http).await?;
+    *seen.lock() = Seen::default();
+    let strike = Strike::begin(fault, &processes)?;
+    let samples = sample(&counters, lasts).await;
+    drop(strike);
+    drop(watching);
+    let isr_shrinks = witness::isr_shrinks(&http).await? - shrinks_before;
+    counters.stop.store(true, Ordering::SeqCst);
+    let ended = producing.await;
+    ended.map_err(|_| BenchError::Failed("a producer panicked".into()))?;
+    cluster.in_sync(&client, &name, REPLICAS as usize).await?;
+    if let Some(error) = counters.first_error.lock().take() {
+        eprintln!("first failure: {error}");
+    }
+    let deleted = client.admin().delete_topic(name.as_str()).await;
+    deleted.map_err(BenchError::client("deleting the topic"))?;
+    let seen = seen.lock().clone();
+    let struck = followers[..fault.strikes()].to_vec();
+    let failed = counters.failed.load(Ordering::SeqCst);
+    let cell = cell(min_isr, fault, (&before, &samples), &seen);
+    Ok(IsrFault { isr_shrinks, failed, struck, ..cell })
+}
+
+/// Who does not lead; first one that does not lead the metadata quorum either, so that what is seen of
+/// a strike is the partition's doing.
+async fn followers(client: &Client, topic: &Topic) -> Result<Vec<u32>> {
+    let described = client.admin().describe_cluster().await;
+    let described = described.map_err(BenchError::client("asking who leads the quorum"))?;
+    let partition = &topic.partitions[0];
+    let others = partition.replicas.iter().filter(|id| Some(**id) != partition.leader);
+    let mut followers: Vec<_> = others.copied().collect();
+    followers.sort_by_key(|id| described.leader == Some(*id));
+    Ok(followers.into_iter().map(|id| id.0).collect())
+}
+
+/// Counts for so long.
+async fn sample(counters: &Counters, lasts: Duration) -> Vec<Sample> {
+    let mut ticks = interval(SAMPLE);
+    ticks.tick().await;
+    let mut before = counters.total();
+    let mut samples = Vec::new();
+    for _ in 0..lasts.as_millis() / SAMPLE.as_millis() {
+        ticks.tick().await;
+        let now = counters.total();
+        samples.push(now.since(before));
+        before = now;
+    }
+    samples
+}
+
+fn cell(
+    min_isr: u32,
+    fault: Fault,
+    (before, samples): (&[Sample], &[Sample]),
+    seen: &Seen,
+) -> IsrFault {
+    let (acked, consumed) = (|sample: &Sample| sample.acked, |sample: &Sample| sample.consumed);
+    let last = &samples[samples.len() - samples.len() / 4..];
+    let silences = samples.split(|sample| sample.consumed > 0).map(<[_]>::len);
+    let usual = rate(before, acked);
+    let slow = slow(samples, usual, acked);
+    let (lag_bytes_max, lag_time_max) = seen.limits.unwrap_or_default();
+    IsrFault {
+        min_isr,
+        fault,
+        consumed_bytes_per_s: rate(samples, consumed),
+        consumed_at_last_bytes_per_s: rate(last, consumed),
+        longest_silence_s: silences.max().unwrap_or(0) as f64 * SAMPLE.as_secs_f64(),
+        isr_shrinks: 0,
+        failed: 0,
+        acked_before_bytes_per_s: usual,
+        acked_at_last_bytes_per_s: rate(last, acked),
+        producers_slow_s: slow.len() as f64 * SAMPLE.as_secs_f64(),
+        acked_while_slow_bytes_per_s: rate(&slow, acked),
+        ratio_at_last: None,
+        looks: seen.looks,
+        named: seen.named(),
+        struck: Vec::new(),
+        behind_bytes_max: seen.behind_bytes_max,
+        lag_bytes_max,
+        lag_time_max_s: lag_time_max.as_secs_f64(),
+    }
+}
+
+/// What is done to followers, until it is dropped.
+///
+/// By threads of their own: a task would come late to stopping one, where the load keeps the runtime
+/// busy, and a follower that was to crawl would run.
+#[derive(Debug)]
+struct Strike {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+// === impl Strike ===
+
+impl Strike {
+    fn begin(fault: Fault, followers: &[Pid]) -> Result<Self> {
+        let (runs, stands) = match fault {
+            Fault::OneCrawling => CRAWL,
+            // Longer than anything lasts: once.
+            Fault::OnePaused => (Duration::from_secs(24 * 60 * 60), PAUSE),
+            _ => SLOW,
+        };
+        let mut strike = Self { over: Arc::default(), threads: Vec::new() };
+        for follower in followers.iter().take(fault.strikes()).copied() {
+            let over = Arc::clone(&strike.over);
+            let by_turns = move || {
+                while !over.load(Ordering::SeqCst) {
+                    signal(follower, Signal::STOP);
+                    thread::park_timeout(stands);
+                    signal(follower, Signal::CONT);
+                    thread::park_timeout(runs);
+                }
+            };
+            let thread = thread::Builder::new().name("strike".into()).spawn(by_turns);
+            strike.threads.push(thread.map_err(BenchError::io("starting a thread"))?);
+        }
+        Ok(strike)
+    }
+}
+
+impl Drop for Strike {
+    /// Whoever was stopped goes on.
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            // Out of one pause, and out of the next.
+            while !thread.is_finished() {
+                thread.thread().unpark();
+                thread::yield_now();
+            }
+        }
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    fn crawls(self) -> bool {
+        self == Self::OneCrawling
+    }
+
+    /// How many followers it strikes.
+    fn strikes(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::OneSlow | Self::OneCrawling | Self::OnePaused => 1,
+            Self::BothSlow => 2,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::OneSlow => "one slow",
+            Self::OneCrawling => "one crawling",
+            Self::OnePaused => "one paused 5 s",
+            Self::BothSlow => "both slow",
+        })
+    }
+}
+
+// === impl IsrFault ===
+
+impl IsrFault {
+    /// Sets the ratio to the same without a fault.
+    fn hold_against(&mut self, measured: &[Self]) {
+        let without = |cell: &&Self| cell.fault == Fault::None && cell.min_isr == self.min_isr;
+        let usual = measured.iter().find(without).map(|cell| cell.acked_at_last_bytes_per_s);
+        let usual = usual.filter(|usual| *usual > 0.0);
+        self.ratio_at_last = usual.map(|usual| self.acked_at_last_bytes_per_s / usual);
+    }
+}
+
+impl fmt::Display for IsrFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = units::show_bytes_rate;
+        let healthy = self.lag_bytes_max as f64 / self.lag_time_max_s.max(f64::MIN_POSITIVE);
+        writeln!(
+            f,
+            "min.insync.replicas {}, {:14}  consumed {}, at last {}, longest silence {:.2} s; {} \
+             shrink(s) of the ISR, {} record(s) failed",
+            self.min_isr,
+            self.fault,
+            shown(self.consumed_bytes_per_s),
+            shown(self.consumed_at_last_bytes_per_s),
+            self.longest_silence_s,
+            self.isr_shrinks,
+            self.failed,
+        )?;
+        write!(f, "    acked {} before, ", shown(self.acked_before_bytes_per_s))?;
+        if self.producers_slow_s > 0.0 {
+            let meanwhile = shown(self.acked_while_slow_bytes_per_s);
+            write!(f, "below half of that for {:.2} s ({meanwhile}), ", self.producers_slow_s)?;
+        }
+        write!(f, "{} at last", shown(self.acked_at_last_bytes_per_s))?;
+        if let Some(ratio) = self.ratio_at_last.filter(|_| self.fault != Fault::None) {
+            write!(f, ", {ratio:.2} of that without a fault")?;
+        }
+        write!(
+            f,
+            "; most behind {} MiB of {}, healthy is {} and more within {} s",
+            self.behind_bytes_max >> 20,
+            self.lag_bytes_max >> 20,
+            shown(healthy),
+            self.lag_time_max_s
+        )?;
+        if !self.struck.is_empty() {
+            write!(f, "\n    struck: {}; explain named", brokers(&self.struck))?;
+            if self.named.is_empty() {
+                f.write_str(" nobody")?;
+            }
+            for (index, named) in self.named.iter().enumerate() {
+                let comma = if index > 0 { "," } else { "" };
+                let (kind, of) = (&named.kind, brokers(&named.brokers));
+                write!(f, "{comma} {kind} {of} in {} of {} looks", named.looks, self.looks)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn brokers(ids: &[u32]) -> String {
+    let ids: Vec<_> = ids.iter().map(u32::to_string).collect();
+    format!("broker {}", ids.join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(bytes: &[u64]) -> Vec<Sample> {
+        bytes.iter().map(|bytes| Sample { acked: 2 * bytes, consumed: *bytes }).collect()
+    }
+
+    #[test]
+    fn a_cell_tells_rates_the_longest_silence_and_how_long_producers_were_slow() {
+        let (before, since) = (samples(&[250, 250]), samples(&[100, 0, 0, 0, 100, 0, 300, 300]));
+        let found = cell(2, Fault::OneSlow, (&before, &since), &Seen::default());
+        assert_eq!(found.consumed_bytes_per_s, 400.0);
+        assert_eq!(found.consumed_at_last_bytes_per_s, 1200.0);
+        assert_eq!(found.longest_silence_s, 0.75);
+        assert_eq!(found.acked_before_bytes_per_s, 2000.0);
+        assert_eq!(
+            (found.producers_slow_s, found.acked_while_slow_bytes_per_s),
+            (1.5, 800.0 / 3.0)
+        );
+        assert_eq!(found.acked_at_last_bytes_per_s, 2400.0);
+    }
+
+    #[test]
+    fn a_cell_says_what_was_named_and_how_it_compares() {
+        let (before, since) = (samples(&[100]), samples(&[100; 4]));
+        let mut seen = Seen::default();
+        seen.looks = 9;
+        let usual = cell(2, Fault::None, (&before, &samples(&[200; 4])), &seen);
+        let other = cell(1, Fault::None, (&before, &since), &seen);
+        let named = Named { kind: "follower_slow".into(), brokers: vec![3], looks: 7 };
+        let mut found = IsrFault {
+            isr_shrinks: 1,
+            named: vec![named],
+            struck: vec![3],
+            ..cell(2, Fault::OneCrawling, (&before, &since), &seen)
+        };
+        found.hold_against(&[other, usual]);
+        let text = found.to_string();
+        for part in [
+            "replicas 2, one crawling",
+            "1 shrink(s)",
+            "0.50 of that without a fault",
+            "struck: broker 3; explain named follower_slow broker 3 in 7 of 9 looks",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}
