@@ -232,7 +232,8 @@ async fn easy_calls_with_a_rack_are_answered_where_they_arrive_and_name_who_is_n
         ..Default::default()
     };
     let before = followed(&nodes, near).await;
-    let mut answers = raws[near - 1].consume.clone().tail(tail).await.expect("it opens").into_inner();
+    let mut answers =
+        raws[near - 1].consume.clone().tail(tail).await.expect("it opens").into_inner();
     let mut offsets = BTreeSet::new();
     while let Some(answer) = soon("the rest of a tail", answers.next()).await {
         if let Some(Outcome::Records(read)) = answer.expect("it goes on").data.unwrap().outcome {

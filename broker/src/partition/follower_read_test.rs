@@ -88,8 +88,8 @@ fn a_follower_shows_nothing_that_it_does_not_know_to_be_committed() {
     assert_eq!(ends(&follower, 5), (10, 10));
 }
 
-#[tokio::test]
-async fn readers_of_a_follower_are_woken_by_its_high_watermark_and_by_its_end() {
+#[test]
+fn readers_of_a_follower_are_woken_by_its_high_watermark_and_by_its_end() {
     let (cluster, client) = written(1);
     let follower = cluster.partition(2);
     let set = ReadySet::new();
@@ -160,6 +160,8 @@ fn epochs_are_checked_as_by_a_leader() {
     cluster.command(&cluster.election(2)).unwrap();
     produce(&cluster, &client, 7);
     cluster.until_in_sync();
+    let followers = [cluster.partition(1), cluster.partition(3)];
+    cluster.until("they serve", || followers.iter().all(|copy| copy.serves_in_sync(None)));
     assert_eq!(
         ask(&follower, knows(old)),
         Err(FetchError::FencedLeaderEpoch { given: old, current: old.next() })
@@ -179,7 +181,9 @@ fn who_is_not_in_sync_sends_readers_away_until_it_is() {
     assert!(!follower.serves_in_sync(None));
     produce(&cluster, &client, 7);
     cluster.command(&cluster.presence(3, Presence::Active)).unwrap();
+    // A member again, it asks anew, and has to hear that it is granted.
     cluster.until_in_sync();
+    cluster.until("it serves again", || follower.serves_in_sync(None));
     assert_eq!(ends(&follower, 0), (10, 10));
 }
 

@@ -8,10 +8,7 @@
 //! * pushes that are discarded must end their session: their leader believes them under way;
 //! * of what waits to be said only the newest counts, and it is worked out when it is said.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use riverrun_proto::{
     epoch::LeaderEpoch,

@@ -207,9 +207,8 @@ impl Partition {
 
     /// Whether this follower would serve a read from there, now; `None`: from wherever its log begins.
     pub fn serves_in_sync(&self, from: Option<Offset>) -> bool {
-        let has = |from: Offset| {
-            from >= self.reader.log_start_offset() && from <= self.high_watermark()
-        };
+        let has =
+            |from: Offset| from >= self.reader.log_start_offset() && from <= self.high_watermark();
         matches!(self.published.role.get(), Role::InSync(_)) && from.is_none_or(has)
     }
 
@@ -354,7 +353,8 @@ impl Partition {
                 let parts = epoch < last_read || end < from;
                 return Ok(parts.then_some(Fetched::Diverging { epoch, end }));
             }
-            let current = replica.leads().ok_or_else(|| not_leader(replica))?;
+            let current = replica.leads().or_else(|| replica.in_sync_in());
+            let current = current.ok_or_else(|| not_leader(replica))?;
             Err(FetchError::UnknownLeaderEpoch { given: last_read, current })
         })
     }

@@ -123,9 +123,8 @@ fn choose<'a>(
             && candidate.is_connected
             && candidate.log_end.is_some_and(|end| end >= from)
     };
-    let order = |candidate: &Candidate<'_>| {
-        (candidate.log_end, std::cmp::Reverse(candidate.broker))
-    };
+    let order =
+        |candidate: &Candidate<'_>| (candidate.log_end, std::cmp::Reverse(candidate.broker));
     candidates.into_iter().filter(fits).max_by_key(order).map(|candidate| candidate.broker)
 }
 

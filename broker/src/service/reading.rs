@@ -68,8 +68,7 @@ pub(super) async fn read(
 ) -> Result<ReadData, ReadStop> {
     let refined = |failure: Failure| ReadStop::from(catalog.refine(failure, partition.id().topic));
     let (epoch, copies) = (spec.leader_epoch, spec.copies);
-    let from =
-        read_from::resolve(partition, spec.start, epoch, copies).await.map_err(refined)?;
+    let from = read_from::resolve(partition, spec.start, epoch, copies).await.map_err(refined)?;
     let fetch = Fetch {
         from,
         max_bytes: spec.max_bytes,

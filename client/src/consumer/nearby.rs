@@ -31,8 +31,13 @@ pub(super) struct Nearby {
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// Until then without being sent away; `None`: it may send us at once.
-    Leader { stays_until: Option<Instant> },
-    Replica { broker: BrokerId, until: Instant },
+    Leader {
+        stays_until: Option<Instant>,
+    },
+    Replica {
+        broker: BrokerId,
+        until: Instant,
+    },
 }
 
 /// Whom to ask now.

@@ -231,7 +231,11 @@ impl Broker {
             let (host, port) = (format!("b{replica}"), 9190);
             let replica = v1::ReadReplica { broker_id: replica, host, port };
             let preferred_read_replica = Some(replica);
-            return Some(v1::PartitionData { partition, preferred_read_replica, ..Default::default() });
+            return Some(v1::PartitionData {
+                partition,
+                preferred_read_replica,
+                ..Default::default()
+            });
         }
         if !leads && nearby != Some(self.id) {
             return failed(Outcome::Error(error(Reason::NotLeaderOrFollower, true, true)));
