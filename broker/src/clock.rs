@@ -56,6 +56,12 @@ impl Instant {
         self.0
     }
 
+    /// The point so long after the clock's start ([`Instant::since_start`] of the same process).
+    #[must_use]
+    pub const fn from_start(since: Duration) -> Self {
+        Self(since)
+    }
+
     /// Time from `earlier` to this; zero if it is not earlier.
     #[must_use]
     pub const fn duration_since(self, earlier: Self) -> Duration {

@@ -24,8 +24,6 @@ async fn a_little_chaos_loses_nothing() {
         hold_max: Duration::from_secs(2),
         pace: Duration::from_millis(2),
         settings: chaos::settings(&quick),
-        // A leader that is cut off has no lease yet that would keep it from telling old ends.
-        stale_ends_pass: true,
     };
     match chaos::run(&plan).await {
         Ok(report) => {

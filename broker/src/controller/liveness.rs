@@ -13,6 +13,10 @@
 //! one that died together with the leader before is not to be missed for so long. So whoever has not
 //! dialled is looked for ([`Liveness::missing`]): a machine that is up and says that nobody listens
 //! there tells of a process that is gone. Wrongly told, it costs a change of leader, never a record.
+//!
+//! Whoever is active and heard is granted a lease ([`Liveness::lease`]): for so long nobody is to lead in
+//! its place.
+//!
 //! What is decided here is proposed for one run of a broker ([`SetPresence::broker_epoch`]) and judged
 //! when it is applied; to propose it twice, or late, does no harm.
 
@@ -30,6 +34,12 @@ use crate::{
 /// A closed connection that was not made again for so long is a dead process: a broker that only lost
 /// its connection dials at once.
 pub const REDIAL_GRACE: Duration = Duration::from_millis(500);
+
+/// Part of the session timeout that a lease lasts. The rest is for clocks that do not run alike, and
+/// for a leader of the quorum that was replaced and does not know yet: it finds out within an election
+/// timeout, a second at most with the shipped ticks, and what it granted until then ends before the next
+/// one, whose sessions begin when it does, fences anybody.
+const LEASE: (u32, u32) = (3, 4);
 
 /// What a broker says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +60,11 @@ pub struct Liveness {
     session_timeout: Duration,
     /// The term in which this node leads, and since when.
     leads: Option<(u64, Instant)>,
+    /// Of the term, all that earlier leaders have decided is in the image.
+    knows_earlier: bool,
     sessions: BTreeMap<BrokerId, Session>,
+    /// To be fenced, as was proposed then; taken in again once it is known what became of that.
+    fencing: BTreeMap<BrokerId, Instant>,
     /// Looked for in this term, and found to be gone.
     gone: BTreeMap<BrokerId, BrokerEpoch>,
     /// Names connections, so that the end of an old one does not end a new one.
@@ -65,6 +79,8 @@ struct Session {
     closed: Option<Instant>,
     /// Where the log stood when its leaving was first seen.
     left: Option<MetadataOffset>,
+    /// And when it was first seen to be active, since it was last fenced.
+    taken_in: Option<MetadataOffset>,
 }
 
 // === impl Liveness ===
@@ -75,7 +91,9 @@ impl Liveness {
         Self {
             session_timeout,
             leads: None,
+            knows_earlier: false,
             sessions: BTreeMap::new(),
+            fencing: BTreeMap::new(),
             gone: BTreeMap::new(),
             connections: 0,
         }
@@ -87,7 +105,9 @@ impl Liveness {
             return;
         }
         self.leads = term.map(|term| (term, now));
+        self.knows_earlier = false;
         self.sessions.clear();
+        self.fencing.clear();
         self.gone.clear();
     }
 
@@ -129,6 +149,41 @@ impl Liveness {
         self.leads.map(|(term, _)| term)
     }
 
+    /// The term in which this node leads, and may not know yet what the leader before has decided.
+    pub fn term_to_catch_up(&self) -> Option<u64> {
+        self.term().filter(|_| !self.knows_earlier)
+    }
+
+    /// All that was decided before `term` is in the image from now on.
+    pub fn caught_up(&mut self, term: u64) {
+        self.knows_earlier |= self.term() == Some(term);
+    }
+
+    /// For how long from the sending of its last heartbeat nobody will lead in a broker's place; zero:
+    /// not said. `image` is to be no older than this call.
+    ///
+    /// The broker has to be active and about to stay so, and know of everything that was taken from it
+    /// while it was not: what is moved away from one that is active leaves it in the ISR, and commits
+    /// nothing that it has not agreed to.
+    pub fn lease(&mut self, image: &MetadataImage, id: BrokerId) -> Duration {
+        if image.feature_level() < FeatureLevel::V2 {
+            return if self.leads() { self.session_timeout } else { Duration::ZERO };
+        }
+        let is_active = |said: &Heartbeat| {
+            let broker = image.broker(id).filter(|broker| broker.epoch == said.epoch);
+            broker.is_some_and(|broker| broker.presence == Presence::Active) && !said.wants_to_stop
+        };
+        let session = self.sessions.get_mut(&id).filter(|session| is_active(&session.said));
+        let Some(session) = session else { return Duration::ZERO };
+        let taken_in = *session.taken_in.get_or_insert_with(|| image.offset());
+        let knows = self.knows_earlier && session.said.applied >= taken_in;
+        if knows && !self.fencing.contains_key(&id) {
+            self.session_timeout * LEASE.0 / LEASE.1
+        } else {
+            Duration::ZERO
+        }
+    }
+
     /// A broker dialled; names the connection.
     pub fn dialled(&mut self) -> u64 {
         self.connections += 1;
@@ -141,9 +196,10 @@ impl Liveness {
         if before.is_some_and(|before| before.said.epoch > said.epoch) {
             return; // Of an earlier run.
         }
-        let left = before.filter(|before| before.said.epoch == said.epoch);
-        let left = left.and_then(|before| before.left);
-        let session = Session { said, heard: now, connection, closed: None, left };
+        let before = before.filter(|before| before.said.epoch == said.epoch);
+        let left = before.and_then(|before| before.left);
+        let taken_in = before.and_then(|before| before.taken_in);
+        let session = Session { said, heard: now, connection, closed: None, left, taken_in };
         self.sessions.insert(said.broker, session);
     }
 
@@ -164,11 +220,21 @@ impl Liveness {
             return Vec::new();
         }
         self.sessions.retain(|id, _| image.broker(*id).is_some());
+        let timeout = self.session_timeout;
+        // What was not made for so long was refused: an undecided proposal ends with the term.
+        self.fencing.retain(|id, since| {
+            let stands = image.broker(*id).is_some_and(|b| b.presence != Presence::Fenced);
+            stands && now.duration_since(*since) < timeout
+        });
         let mut changes = Vec::new();
         for broker in image.brokers() {
             let session = self.sessions.get_mut(&broker.id);
-            let session = session.filter(|session| session.said.epoch == broker.epoch);
-            let timeout = self.session_timeout;
+            let mut session = session.filter(|session| session.said.epoch == broker.epoch);
+            if let Some(session) = &mut session
+                && broker.presence == Presence::Fenced
+            {
+                session.taken_in = None;
+            }
             let next = match &session {
                 None if now.duration_since(since) >= timeout => Presence::Fenced,
                 None if self.gone.get(&broker.id) == Some(&broker.epoch) => Presence::Fenced,
@@ -178,6 +244,9 @@ impl Liveness {
             if next != broker.presence {
                 let (id, broker_epoch) = (broker.id, broker.epoch);
                 changes.push(SetPresence { broker: id, broker_epoch, presence: next });
+                if next == Presence::Fenced {
+                    self.fencing.insert(id, now);
+                }
             } else if next == Presence::Leaving
                 && let Some(session) = session
             {

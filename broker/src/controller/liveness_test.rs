@@ -231,3 +231,89 @@ fn who_did_not_dial_a_new_leader_is_looked_for_and_fenced_if_nobody_is_there() {
         "a new term knows nothing of it"
     );
 }
+
+const GRANTED: Duration = Duration::from_millis(4500);
+
+#[test]
+fn a_lease_takes_to_be_active_and_to_know_what_was_taken_away() {
+    let (mut liveness, clock) = leading();
+    let (image, now) = (both_active(), clock.monotonic());
+    let applied = image.offset().get();
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO, "not heard");
+    liveness.heard(said(1, 3, applied), 1, now);
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO, "an earlier leader's word?");
+    assert_eq!(liveness.term_to_catch_up(), Some(1));
+    liveness.caught_up(7);
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO, "another term");
+    liveness.caught_up(1);
+    assert_eq!(liveness.lease(&image, BrokerId(1)), GRANTED);
+    assert_eq!(liveness.term_to_catch_up(), None);
+
+    // (said, granted)
+    let cases = [
+        (said(2, 4, applied - 1), Duration::ZERO),
+        (Heartbeat { wants_to_stop: true, ..said(2, 4, applied) }, Duration::ZERO),
+        (said(2, 4, applied), GRANTED),
+    ];
+    for (said, granted) in cases {
+        liveness.heard(said, 2, now);
+        assert_eq!(liveness.lease(&image, BrokerId(2)), granted, "{said:?}");
+    }
+    assert_eq!(liveness.lease(&joined(), BrokerId(2)), Duration::ZERO, "fenced");
+    liveness.heard(said(2, 9, applied), 3, now);
+    assert_eq!(liveness.lease(&image, BrokerId(2)), Duration::ZERO, "of a run nobody knows");
+
+    liveness.lead(Some(2), now);
+    liveness.heard(said(1, 3, applied), 1, now);
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO, "each term anew");
+    liveness.lead(None, now);
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO);
+}
+
+/// What was decided cannot be taken back by being heard again.
+#[test]
+fn who_is_about_to_be_fenced_is_granted_nothing() {
+    let (mut liveness, clock) = leading();
+    liveness.caught_up(1);
+    let image = both_active();
+    let applied = image.offset().get();
+    liveness.heard(said(1, 3, applied), 1, clock.monotonic());
+    liveness.heard(said(2, 4, applied), 1, clock.monotonic());
+    assert_eq!(liveness.lease(&image, BrokerId(1)), GRANTED);
+    liveness.closed(BrokerId(1), 1, clock.monotonic());
+    clock.advance(REDIAL_GRACE);
+    let changes = liveness.decide(&image, clock.monotonic());
+    assert_eq!(summary(&changes), [(1, Presence::Fenced)]);
+    liveness.heard(said(1, 3, applied), 2, clock.monotonic());
+    assert_eq!(liveness.lease(&image, BrokerId(1)), Duration::ZERO);
+
+    let fenced = with(&image, &changes);
+    let back = liveness.decide(&fenced, clock.monotonic());
+    assert_eq!(summary(&back), [(1, Presence::Active)]);
+    let active = with(&fenced, &back);
+    liveness.decide(&active, clock.monotonic());
+    assert_eq!(liveness.lease(&active, BrokerId(1)), Duration::ZERO, "it knows of neither");
+    liveness.heard(said(1, 3, active.offset().get()), 2, clock.monotonic());
+    assert_eq!(liveness.lease(&active, BrokerId(1)), GRANTED);
+
+    // And one whose fencing came to nothing is not kept waiting for ever.
+    liveness.closed(BrokerId(2), 1, clock.monotonic());
+    clock.advance(REDIAL_GRACE);
+    assert_eq!(summary(&liveness.decide(&active, clock.monotonic())), [(2, Presence::Fenced)]);
+    for _ in 0..2 {
+        liveness.heard(said(2, 4, active.offset().get()), 3, clock.monotonic());
+        assert_eq!(liveness.lease(&active, BrokerId(2)), Duration::ZERO);
+        clock.advance(TIMEOUT / 2);
+        liveness.heard(said(1, 3, applied), 2, clock.monotonic());
+        liveness.heard(said(2, 4, active.offset().get()), 3, clock.monotonic());
+        assert!(liveness.decide(&active, clock.monotonic()).is_empty());
+    }
+    assert_eq!(liveness.lease(&active, BrokerId(2)), GRANTED);
+}
+
+#[test]
+fn a_broker_alone_has_its_lease() {
+    let (mut liveness, _) = leading();
+    let alone = after(&[level_1(), crate::metadata::test_support::register(1, 1)]);
+    assert_eq!(liveness.lease(&alone, BrokerId(1)), TIMEOUT);
+}

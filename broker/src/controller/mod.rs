@@ -70,7 +70,7 @@ pub use addresses::Addresses;
 pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};
-pub use liveness::{Heartbeat, Liveness};
+pub use liveness::{Heartbeat, Liveness, REDIAL_GRACE};
 #[cfg(test)]
 pub(crate) use local::{LocalOptions, LocalQuorum};
 pub use meta_properties::MetaProperties;

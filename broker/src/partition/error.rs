@@ -92,6 +92,12 @@ pub enum OffsetsError {
     /// A new leader does not know yet what the one before it had committed.
     #[error("the high watermark of this leader epoch is not known yet; try again")]
     NotAvailable,
+    /// Another broker may lead by now, and know of more.
+    #[error(
+        "not heard by the metadata quorum for a while: another broker may lead by now, and have \
+         more; refresh the metadata, or try again"
+    )]
+    LeaseEnded,
     /// The disk is full, and the new log start could not be written down. It is as soon as there is
     /// room, and what lies below removed, without anybody asking again.
     #[error(

@@ -34,6 +34,7 @@ mod following;
 pub mod housekeeping;
 mod jobs;
 mod leading;
+mod lease;
 mod line;
 mod order;
 mod owner;
@@ -49,6 +50,7 @@ mod waiters;
 pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
+pub use lease::Lease;
 pub use line::Line;
 pub use owner::{
     Partition, PartitionEnv, PartitionOffsets, Replicas, Standing, UnderWay, Waiting, WriteGate,

@@ -115,7 +115,7 @@ impl State {
         now: Timestamp,
         effects: &mut Effects,
     ) -> Result<Option<Stored>, ProduceError> {
-        let epoch = self.may_write(append)?;
+        let epoch = self.may_write(partition, append)?;
         let settings = partition.settings.load();
         let stamps_time = settings.timestamp_type == TimestampType::LogAppendTime;
         // Before what the topic allows is looked at: what has been written must not be called
@@ -165,7 +165,11 @@ impl State {
         Ok(Some(Stored { base_offset, last_offset, log_append_time, duplicate: false }))
     }
 
-    fn may_write(&self, append: &Append) -> Result<LeaderEpoch, ProduceError> {
+    fn may_write(
+        &self,
+        partition: &Partition,
+        append: &Append,
+    ) -> Result<LeaderEpoch, ProduceError> {
         if self.closed {
             return Err(ProduceError::Closing { appended: false });
         }
@@ -185,6 +189,10 @@ impl State {
             _ => {}
         }
         match (append.acks, self.replica.admits_acks_all()) {
+            // Followers of a leader that was replaced refuse it; nobody else would.
+            (Acks::Leader, _) if self.replica.others_may_lead() && !partition.holds_lease() => {
+                Err(ProduceError::LeaseEnded)
+            }
             (Acks::Leader, _) | (Acks::All, Admission::Open) => Ok(current),
             (Acks::All, Admission::NotLeader) => Err(self.not_leader(false)),
             (Acks::All, Admission::NotEnoughReplicas { isr, min_isr }) => {

@@ -242,6 +242,11 @@ impl Partition {
         });
     }
 
+    /// Whether what this broker leads is its own to tell of, without asking others.
+    pub(super) fn holds_lease(&self) -> bool {
+        self.env.replication.lease.holds(self.env.clock.monotonic())
+    }
+
     /// Whether a registration is newer than the one in force.
     pub(super) fn is_newer(&self, epoch: PartitionEpoch) -> bool {
         self.with_replica(|replica, _| {

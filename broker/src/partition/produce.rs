@@ -101,6 +101,12 @@ pub enum ProduceError {
         /// The partition's, as far as this broker knows.
         current: LeaderEpoch,
     },
+    /// Another broker may lead by now, and acks=0 or 1 would not notice; nothing was written.
+    #[error(
+        "not heard by the metadata quorum for a while: another broker may lead by now; acks=all \
+         goes on where this one still leads"
+    )]
+    LeaseEnded,
     /// Fewer in-sync replicas than the topic asks for; nothing was written.
     #[error(
         "{isr} of {min_isr} in-sync replicas: wait for a replica to catch up, or lower \
@@ -237,6 +243,7 @@ impl ProduceError {
             Self::NotEnoughReplicasAfterAppend { .. } => false,
             Self::FencedLeaderEpoch { .. }
             | Self::UnknownLeaderEpoch { .. }
+            | Self::LeaseEnded
             | Self::NotEnoughReplicas { .. }
             | Self::TooLarge { .. }
             | Self::InvalidTimestamp { .. }

@@ -253,14 +253,21 @@ impl Partition {
         leader_epoch: Option<LeaderEpoch>,
         copies: Copies,
     ) -> Result<Option<OffsetAt>, OffsetsError> {
-        let is_current = match self.check_epoch(leader_epoch, copies)? {
-            Role::InSync(_) => true,
-            _ => self.with_replica(|replica, _| replica.high_watermark_is_current()),
+        let (is_current, others_may_lead) = match self.check_epoch(leader_epoch, copies)? {
+            // Its end is no promise, with or without a lease.
+            Role::InSync(_) => (true, false),
+            _ => self.with_replica(|replica, _| {
+                (replica.high_watermark_is_current(), replica.others_may_lead())
+            }),
         };
         if !is_current {
             return Err(OffsetsError::NotAvailable);
         }
         let upper = self.high_watermark();
+        // After the end was read: what is told was the end at a time when nobody else led.
+        if spec != OffsetSpec::Earliest && others_may_lead && !self.holds_lease() {
+            return Err(OffsetsError::LeaseEnded);
+        }
         let by_time = match spec {
             OffsetSpec::Earliest => {
                 return Ok(Some(OffsetAt {

@@ -26,7 +26,7 @@ use riverrun_proto::{
     ids::{BrokerId, TopicPartition},
 };
 
-use super::line::Line;
+use super::{lease::Lease, line::Line};
 use crate::{
     replica::{
         IsrProposal, Limits, Registration,
@@ -86,6 +86,8 @@ pub struct Replication {
     pub lag: Limits,
     /// What is counted of ISRs and leaders.
     pub metrics: ReplicationMetrics,
+    /// Until when this broker may act on what it leads by itself.
+    pub lease: Lease,
 }
 
 impl Replication {
@@ -97,7 +99,13 @@ impl Replication {
     /// With these peers, and bounds that suit most.
     pub fn with(peers: Arc<dyn Peers>) -> Self {
         let metrics = ReplicationMetrics::default();
-        Self { peers, limits: ReplicationLimits::default(), lag: Limits::default(), metrics }
+        Self {
+            peers,
+            limits: ReplicationLimits::default(),
+            lag: Limits::default(),
+            metrics,
+            lease: Lease::unlimited(),
+        }
     }
 }
 

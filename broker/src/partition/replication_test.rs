@@ -494,3 +494,35 @@ fn a_partition_is_given_to_a_broker_and_taken_from_another() {
     cluster.nodes[1].registry.apply(&late);
     assert_eq!(cluster.copies().len(), 2);
 }
+
+/// Others may lead by then, and nobody who knows is asked.
+#[test]
+fn without_a_lease_a_leader_says_only_what_others_agree_to() {
+    let (cluster, client) = (Cluster::new(Setup::default()), Client::new());
+    cluster.until_in_sync();
+    produce(&cluster, &client, 0, 1);
+    answer(&cluster, &client).1.unwrap();
+    let leader = cluster.partition(1);
+    let latest = || block_on(leader.offset_at(OffsetSpec::Latest, None));
+    assert!(latest().is_ok());
+    let lease = &leader.env.replication.lease;
+    lease.end(leader.env.clock.monotonic());
+
+    client.send(&leader, 1, batch(1, 10), Acks::Leader);
+    let refused = client.outcome().1.unwrap_err();
+    assert!(refused.is_definite());
+    assert_eq!(refused, ProduceError::LeaseEnded);
+    assert_eq!(latest(), Err(OffsetsError::LeaseEnded));
+    let earliest = block_on(leader.offset_at(OffsetSpec::Earliest, None));
+    assert_eq!(earliest.unwrap().unwrap().offset, at(0));
+    produce(&cluster, &client, 2, 1);
+    assert_eq!(answer(&cluster, &client).1.unwrap().base_offset, at(1), "acks=all goes on");
+
+    // Alone in the ISR it cannot be replaced.
+    for other in [2, 3] {
+        cluster.command(&cluster.presence(other, Presence::Fenced)).unwrap();
+    }
+    assert_eq!(latest().unwrap().unwrap().offset, at(2));
+    client.send(&leader, 3, batch(1, 10), Acks::Leader);
+    assert_eq!(client.outcome().1.unwrap().base_offset, at(2));
+}

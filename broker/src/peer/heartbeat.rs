@@ -2,6 +2,8 @@
 //!
 //! On a thread and a connection of their own, so that nothing which this broker does keeps it from
 //! saying so. A lost connection is made again at once: whoever does not is taken for dead.
+//!
+//! What is answered extends this broker's lease ([`Lease`]), from when the heartbeat was sent.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -21,11 +23,20 @@ use super::{
     hello::Card,
     transport::Locate,
 };
-use crate::{controller::Leader, metadata::MetadataOffset};
+use crate::{
+    clock::{Clock, Instant},
+    controller::Leader,
+    metadata::MetadataOffset,
+    partition::Lease,
+};
 
 /// How long an answer may take before the connection is given up. Below the time after which a silent
 /// broker is fenced, so that there is time for another.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a lease outlives the connection it came by: less than it takes until a broker is fenced that
+/// has hung up and does not dial again ([`crate::controller::REDIAL_GRACE`]).
+const LEASE_PAST_CONNECTION: Duration = Duration::from_millis(400);
 
 /// What this broker says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +56,8 @@ pub struct Heard {
     pub connected: bool,
     /// This broker may stop.
     pub may_stop: bool,
+    /// And may act on what it leads.
+    pub leased: bool,
 }
 
 /// Sends heartbeats for as long as somebody holds the other end of `pulse`.
@@ -63,6 +76,10 @@ pub struct Heart {
     pub heard: watch::Sender<Heard>,
     /// How often to say it.
     pub interval: Duration,
+    /// What the answers extend.
+    pub lease: Lease,
+    /// Tells the time that leases are counted by.
+    pub clock: Arc<dyn Clock>,
 }
 
 // === impl Heart ===
@@ -96,6 +113,8 @@ impl Heart {
             };
             if self.heard.send_replace(Heard::default()).connected {
                 backoff.reset();
+                // Whoever leads on, and saw the connection end as well, may fence soon.
+                self.lease.end(self.clock.monotonic() + LEASE_PAST_CONNECTION);
             }
             let Some(ended) = ended else {
                 if leads.has_changed().is_err() {
@@ -137,7 +156,8 @@ impl Heart {
             let (pulse, hello) = (self.pulse.clone(), Some(self.card.hello(None)));
             let mut beats = interval(self.interval);
             beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            futures::stream::unfold((pulse, beats, hello), next_beat)
+            let clock = Arc::clone(&self.clock);
+            futures::stream::unfold((pulse, beats, hello, clock), next_beat)
         };
         let late = |_| Status::deadline_exceeded("a heartbeat was not answered in time");
         let patience = ANSWER_TIMEOUT + self.interval;
@@ -145,16 +165,21 @@ impl Heart {
         let mut answers = opening.await.map_err(late)??.into_inner();
         loop {
             let answer = timeout(patience, answers.message()).await.map_err(late)??;
-            let Some(wire::HeartbeatResponse { may_stop }) = answer else { return Ok(()) };
-            self.heard.send_replace(Heard { connected: true, may_stop });
+            let Some(answer) = answer else { return Ok(()) };
+            let leased = answer.lease_ms > 0;
+            if leased {
+                let sent_at = Instant::from_start(Duration::from_nanos(answer.sent_at_ns));
+                self.lease.extend(sent_at + Duration::from_millis(answer.lease_ms.into()));
+            }
+            self.heard.send_replace(Heard { connected: true, may_stop: answer.may_stop, leased });
         }
     }
 }
 
-type Beats = (watch::Receiver<Pulse>, tokio::time::Interval, Option<wire::Hello>);
+type Beats = (watch::Receiver<Pulse>, tokio::time::Interval, Option<wire::Hello>, Arc<dyn Clock>);
 
 async fn next_beat(
-    (mut pulse, mut beats, hello): Beats,
+    (mut pulse, mut beats, hello, clock): Beats,
 ) -> Option<(wire::HeartbeatRequest, Beats)> {
     if hello.is_none() {
         tokio::select! {
@@ -168,8 +193,9 @@ async fn next_beat(
         broker_epoch: now.epoch.get(),
         applied_offset: now.applied.get(),
         wants_to_stop: now.wants_to_stop,
+        sent_at_ns: u64::try_from(clock.monotonic().since_start().as_nanos()).unwrap_or(0),
     };
-    Some((request, (pulse, beats, None)))
+    Some((request, (pulse, beats, None, clock)))
 }
 
 /// Waits until nobody has anything to say any more.

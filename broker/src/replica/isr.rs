@@ -52,6 +52,15 @@ impl<R: Rules> Replica<R> {
         })
     }
 
+    /// Whether another broker could be made the leader without this one's doing: a member of the ISR,
+    /// or one that may be a member by now. An election by hand of one that is not is aside.
+    pub fn others_may_lead(&self) -> bool {
+        self.leadership().is_some_and(|(leadership, registration)| {
+            let counted = leadership.pending.as_ref().map_or(&[][..], |pending| &pending.counted);
+            registration.isr.iter().chain(counted).any(|member| *member != self.me)
+        })
+    }
+
     /// The proposal that is to be sent until it is answered or the partition epoch has moved on.
     pub fn pending_proposal(&self) -> Option<&IsrProposal> {
         let (leadership, _) = self.leadership()?;

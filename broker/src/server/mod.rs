@@ -223,7 +223,7 @@ impl Server {
         let broker_epoch =
             register::register(&*quorum, &config, &identity, card.incarnation, listeners, logs)
                 .await?;
-        let presence = OwnPresence::begin(&member, broker_epoch, &config, &shutdown)?;
+        let presence = OwnPresence::begin(&member, broker_epoch, &config, (&clock, &shutdown))?;
         parts.presence = Some(presence.clone());
 
         let threads = parts.replication.insert(Threads::replication()?).handle();
@@ -249,8 +249,11 @@ impl Server {
                 metrics: StorageMetrics::register(&metrics),
                 read_budget: ReadBudget::new(clamp_u32(cold_reads)),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
-                replication: replication
-                    .to_partitions(&config.replica, ReplicationMetrics::register(&metrics)),
+                replication: replication.to_partitions(
+                    &config.replica,
+                    ReplicationMetrics::register(&metrics),
+                    presence.lease().clone(),
+                ),
             },
             topic_defaults: config.topic.clone(),
             log_settings: config.log.clone(),

@@ -152,11 +152,14 @@ fn watch_replicas(watched: &Watched<'_>, metrics: &Metrics, config: &Config) {
         all.into_iter().flat_map(|partition| followers_of(&partition))
     });
     let quorum = Arc::downgrade(watched.quorum);
+    let env = &watched.env.partition;
+    let (lease, clock) = (env.replication.lease.clone(), Arc::clone(&env.clock));
     ReplicationMetrics::watch_cluster(metrics, move || {
         let Some(quorum) = quorum.upgrade() else { return ClusterSample::default() };
         let leader = *quorum.leader().borrow();
         let controls = leader.is_some_and(|leader| leader.node == quorum.voter().node);
-        ClusterSample { controls, ..cluster(&quorum.image()) }
+        let leased = lease.holds(clock.monotonic());
+        ClusterSample { controls, leased, ..cluster(&quorum.image()) }
     });
 }
 

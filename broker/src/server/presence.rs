@@ -9,9 +9,11 @@ use tokio::{runtime::Builder, time::timeout};
 
 use super::{StartError, io_error, membership::Membership};
 use crate::{
+    clock::Clock,
     config::Config,
     controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
     metadata::{Command, MetadataImage, MetadataOffset, Presence},
+    partition::Lease,
     peer::{
         connect::is_refused,
         heartbeat::{Heard, Heart, Pacemaker, Pulse},
@@ -33,6 +35,8 @@ pub(super) struct OwnPresence {
     pacemaker: Arc<Pacemaker>,
     quorum: Arc<ClusterQuorum>,
     me: BrokerId,
+    lease: Lease,
+    clock: Arc<dyn Clock>,
 }
 
 // === impl OwnPresence ===
@@ -43,8 +47,9 @@ impl OwnPresence {
         member: &Membership,
         epoch: BrokerEpoch,
         config: &Config,
-        shutdown: &Shutdown,
+        (clock, shutdown): (&Arc<dyn Clock>, &Shutdown),
     ) -> Result<Self, StartError> {
+        let lease = Lease::not_granted();
         let first = Pulse { epoch, applied: MetadataOffset::ZERO, wants_to_stop: false };
         let (pacemaker, pulse, heard) = Pacemaker::new(first);
         let heart = Heart {
@@ -55,6 +60,8 @@ impl OwnPresence {
             pulse,
             heard,
             interval: config.broker.heartbeat_interval_ms,
+            lease: lease.clone(),
+            clock: Arc::clone(clock),
         };
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(io_error("starting the heartbeat thread"))?;
@@ -71,7 +78,12 @@ impl OwnPresence {
             })
             .map_err(io_error("starting the heartbeat thread"))?;
         let (quorum, me) = (Arc::clone(&member.quorum), member.identity.node);
-        Ok(Self { pacemaker, quorum, me })
+        Ok(Self { pacemaker, quorum, me, lease, clock: Arc::clone(clock) })
+    }
+
+    /// Until when this broker may act on what it leads by itself.
+    pub(super) fn lease(&self) -> &Lease {
+        &self.lease
     }
 
     /// All metadata up to `offset` is carried out here.
@@ -79,7 +91,7 @@ impl OwnPresence {
         self.pacemaker.pulse.send_modify(|pulse| pulse.applied = offset);
     }
 
-    /// Waits until this broker takes part.
+    /// Waits until this broker takes part, and may act on what it leads.
     pub(super) async fn taken_in(&self) {
         let mut changes = self.quorum.subscribe();
         while self.now() != Some(Presence::Active) {
@@ -87,6 +99,8 @@ impl OwnPresence {
                 return;
             }
         }
+        // Nobody answers for it any more where this fails: the broker stops.
+        let _ = self.pacemaker.heard.clone().wait_for(|heard| heard.leased).await;
     }
 
     /// Whether the cluster has forgotten this broker, which had registered: it was removed while it
@@ -112,6 +126,8 @@ impl OwnPresence {
     /// lead of the quorum. A broker that nobody answers stops all the same.
     pub(super) async fn leave(&self) {
         self.pacemaker.pulse.send_modify(|pulse| pulse.wants_to_stop = true);
+        // Others lead from some moment on that is heard of here only afterwards.
+        self.lease.end(self.clock.monotonic());
         let mut heard = self.pacemaker.heard.clone();
         let leave = async {
             let answered = |heard: &Heard| heard.connected;
@@ -168,6 +184,15 @@ async fn look_for_missing(inside: &Inside) {
     }
 }
 
+/// Who begins to lead knows all that was decided before once its term has got anything decided.
+async fn catch_up(inside: &Inside) {
+    let Some(term) = inside.liveness.lock().term_to_catch_up() else { return };
+    // Where it fails another leads, or it is asked again a moment later.
+    if inside.quorum.here().read_barrier().await.is_ok() {
+        inside.liveness.lock().caught_up(term);
+    }
+}
+
 /// On whichever node leads the quorum: fences brokers that are gone, takes in those that are back.
 pub(super) async fn look_after(door: Door) {
     let Ok(inside) = door.inside() else { return };
@@ -176,9 +201,10 @@ pub(super) async fn look_after(door: Door) {
         // Heartbeats wake it, so that nobody waits to be taken in.
         let _ = timeout(LOOK_EVERY, inside.heard.notified()).await;
         look_for_missing(inside).await;
+        catch_up(inside).await;
         let changes = {
-            let (image, now) = (quorum.image(), inside.clock.monotonic());
             let mut liveness = inside.liveness.lock();
+            let (image, now) = (quorum.image(), inside.clock.monotonic());
             liveness.lead(inside.term_led(), now);
             liveness.decide(&image, now)
         };

@@ -17,6 +17,7 @@ use super::membership::Membership;
 use crate::{
     config::ReplicaConfig,
     partition::{
+        Lease,
         registry::Registry,
         replication::{Replication, ReplicationLimits},
     },
@@ -71,9 +72,11 @@ impl Replicas {
         &self,
         settings: &ReplicaConfig,
         metrics: ReplicationMetrics,
+        lease: Lease,
     ) -> Replication {
         Replication {
             metrics,
+            lease,
             peers: Arc::new(self.peers.clone()),
             limits: limits(settings),
             lag: lag(settings),

@@ -295,6 +295,7 @@ impl From<ProduceError> for Failure {
             ProduceError::UnknownLeaderEpoch { current, .. } => failure(Reason::UnknownLeaderEpoch)
                 .retry_after(RETRY_SOON)
                 .with("current_leader_epoch", current),
+            ProduceError::LeaseEnded => failure(Reason::LeaderNotAvailable).retry_after(RETRY_SOON),
             ProduceError::NotEnoughReplicas { isr, min_isr } => failure(Reason::NotEnoughReplicas)
                 .retry_after(RETRY_SOON)
                 .with("isr", isr)
@@ -380,6 +381,9 @@ impl From<OffsetsError> for Failure {
             OffsetsError::Fetch(error) => error.into(),
             OffsetsError::NotAvailable => {
                 Self::new(Reason::OffsetNotAvailable, error.to_string()).retry_after(RETRY_SOON)
+            }
+            OffsetsError::LeaseEnded => {
+                Self::new(Reason::LeaderNotAvailable, error.to_string()).retry_after(RETRY_SOON)
             }
             OffsetsError::StorageFull => {
                 Self::new(Reason::StorageFull, error.to_string()).retry_after(RETRY_LATER)

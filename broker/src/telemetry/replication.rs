@@ -55,6 +55,8 @@ pub struct ClusterSample {
     pub under_min_isr: u64,
     /// This node leads the metadata quorum.
     pub controls: bool,
+    /// This broker may act on what it leads by itself.
+    pub leased: bool,
 }
 
 // === impl ReplicationMetrics ===
@@ -194,6 +196,12 @@ impl Collector for Cluster {
                 "1: this node leads the metadata quorum",
                 u64::from(cluster.controls),
             ),
+            (
+                "broker_lease_held",
+                "1: heard by the metadata quorum lately; else acks=0 and 1 and questions for the \
+                 latest offset are refused",
+                u64::from(cluster.leased),
+            ),
         ];
         for (name, help, value) in rows {
             encode_gauge(&mut encoder, Family { name, help, unit: None }, value)?;
@@ -231,6 +239,7 @@ mod tests {
             under_replicated: 5,
             under_min_isr: 6,
             controls: true,
+            leased: true,
         };
         ReplicationMetrics::watch_cluster(&registry, move || cluster);
         let text = registry.encode();
@@ -249,6 +258,7 @@ mod tests {
             "riverrun_cluster_under_replicated_partitions 5",
             "riverrun_cluster_under_min_isr_partitions 6",
             "riverrun_controller_active 1",
+            "riverrun_broker_lease_held 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -63,6 +63,8 @@ pub struct Producer {
     asked_identity_at: Duration,
     /// One that was asked for and has come.
     identity: Option<ProducerId>,
+    /// All that ever came. The network may bring an answer twice; a call has one.
+    identities: BTreeSet<ProducerId>,
     next_write: Duration,
     woken_at: Option<Duration>,
     last_answer: Option<Offset>,
@@ -119,6 +121,7 @@ impl Producer {
             asked_at: Duration::ZERO,
             asked_identity_at: Duration::ZERO,
             identity: None,
+            identities: BTreeSet::new(),
             next_write: Duration::ZERO,
             woken_at: None,
             last_answer: None,
@@ -192,7 +195,7 @@ impl Producer {
             {
                 self.answered(correlation_id, outcome, stage);
             }
-            Body::Identity { id } => self.identity = Some(id),
+            Body::Identity { id } if self.identities.insert(id) => self.identity = Some(id),
             _ => {}
         }
         self.go_on(&mut ids, stage);
@@ -378,6 +381,7 @@ fn refusal(error: &ProduceError) -> Refusal {
         ProduceError::NotLeader { .. } => (Reason::NotLeaderOrFollower, true, None),
         ProduceError::FencedLeaderEpoch { .. } => (Reason::FencedLeaderEpoch, true, None),
         ProduceError::UnknownLeaderEpoch { .. } => (Reason::UnknownLeaderEpoch, true, Some(SOON)),
+        ProduceError::LeaseEnded => (Reason::LeaderNotAvailable, true, Some(SOON)),
         ProduceError::NotEnoughReplicas { .. } => (Reason::NotEnoughReplicas, true, Some(SOON)),
         ProduceError::NotEnoughReplicasAfterAppend { .. } => {
             (Reason::NotEnoughReplicasAfterAppend, true, Some(SOON))

@@ -36,9 +36,6 @@ struct Arguments {
     /// Where data and logs of the brokers go; emptied first, kept if something is found.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Count ends that leaders of yesterday tell, and go on: for brokers without a lease.
-    #[arg(long)]
-    stale_ends_pass: bool,
     /// A setting of all brokers, KEY=VALUE; may be repeated.
     #[arg(long = "set", value_parser = setting)]
     settings: Vec<(String, String)>,
@@ -68,7 +65,6 @@ fn main() -> ExitCode {
         hold_max: Duration::from_secs(arguments.hold),
         pace: Duration::from_millis(arguments.pace),
         settings: chaos::settings(&arguments.settings),
-        stale_ends_pass: arguments.stale_ends_pass,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let report = runtime.expect("there are threads").block_on(chaos::run(&plan));

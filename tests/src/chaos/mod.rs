@@ -26,8 +26,7 @@ use storm::Storm;
 use watcher::{Counts, Watcher};
 
 use crate::{
-    checker::{self, Anomaly},
-    clock,
+    checker, clock,
     cluster::{Blueprint, Cluster},
     history::{History, Outcome},
     load::{Load, Shape},
@@ -61,9 +60,6 @@ pub struct Plan {
     pub pace: Duration,
     /// Configuration of all nodes.
     pub settings: Vec<(String, String)>,
-    /// Ends told by a leader of yesterday are counted and do not end the run: for builds whose leaders
-    /// have no lease.
-    pub stale_ends_pass: bool,
 }
 
 /// What happened in a run that found nothing.
@@ -87,8 +83,6 @@ pub struct Report {
     pub unknown: usize,
     /// Records that readers were given.
     pub read: usize,
-    /// Ends that leaders of yesterday told, where those pass.
-    pub stale_ends: usize,
 }
 
 /// What brokers of a run are configured with: as little of the machine as they need, and `more`.
@@ -246,12 +240,7 @@ fn judge(plan: &Plan, topic: &v1::Topic, history: &History, report: &mut Report)
     report.acked += with(|outcome| matches!(outcome, Outcome::Acked(_)));
     report.unknown += with(|outcome| *outcome == Outcome::Unknown);
     report.read += history.polls.iter().map(|poll| poll.records.len()).sum::<usize>();
-    let mut found = checker::check(history);
-    if plan.stale_ends_pass {
-        let all = found.len();
-        found.retain(|anomaly| !matches!(anomaly, Anomaly::StaleEnd { .. }));
-        report.stale_ends += all - found.len();
-    }
+    let found = checker::check(history);
     if !found.is_empty() {
         let file = plan.dir.join(format!("{}.history", topic.name));
         let _ = fs::write(&file, format!("{history:#?}"));
@@ -284,9 +273,6 @@ impl std::fmt::Display for Report {
              partitions elected, {isr_changes} changes of ISRs seen, {} leaders of the quorum",
             self.epochs, self.sent, self.acked, self.unknown, self.read, self.quorum_elections
         )?;
-        if self.stale_ends > 0 {
-            writeln!(f, "{} ends were stale, which passed", self.stale_ends)?;
-        }
         if let Some(why) = &self.not_here {
             writeln!(f, "no disk could be filled here: {why}")?;
         }

@@ -89,8 +89,9 @@ impl Link {
         let (Some(epoch), Some(applied)) = (epoch, applied) else {
             return Err(Status::invalid_argument("a heartbeat with a negative epoch or offset"));
         };
-        let (image, now) = (inside.quorum.image(), inside.clock.monotonic());
         let mut liveness = inside.liveness.lock();
+        // Under the lock: no older than what was decided by the last who held it.
+        let (image, now) = (inside.quorum.image(), inside.clock.monotonic());
         liveness.lead(inside.term_led(), now);
         if !liveness.leads() {
             return Err(Status::unavailable("this node does not lead the metadata quorum"));
@@ -99,9 +100,14 @@ impl Link {
         let said = Heartbeat { broker, epoch, applied, wants_to_stop: request.wants_to_stop };
         liveness.heard(said, self.connection, now);
         let may_stop = said.wants_to_stop && liveness.may_stop(&image, broker);
+        let lease = liveness.lease(&image, broker);
         drop(liveness);
         inside.heard.notify_one();
-        Ok(wire::HeartbeatResponse { may_stop })
+        Ok(wire::HeartbeatResponse {
+            may_stop,
+            sent_at_ns: request.sent_at_ns,
+            lease_ms: u32::try_from(lease.as_millis()).unwrap_or(u32::MAX),
+        })
     }
 }
 

@@ -105,6 +105,8 @@ pub struct Shell<R: Rules> {
     // --- the log's work ---
     /// A cut that failed, to be tried again: where, and whether all goes.
     cut_again: Option<(Offset, bool)>,
+    /// Cuts begun so far: what becomes of any but the last no longer matters.
+    cuts: u64,
     /// Where the log start is to go.
     next_start: Offset,
     is_deleting: bool,
@@ -150,6 +152,7 @@ impl<R: Rules> Shell<R> {
             append_given: false,
             frames: VecDeque::new(),
             cut_again: None,
+            cuts: 0,
             is_deleting: false,
             stalled: false,
             works: 0,

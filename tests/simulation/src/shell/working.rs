@@ -44,6 +44,8 @@ struct About {
     is_for_appends: bool,
     /// Where it cuts the log, and whether all goes.
     cut: Option<(Offset, bool)>,
+    /// The number of the cut that was begun last.
+    cuts: u64,
 }
 
 impl Works {
@@ -101,9 +103,10 @@ impl<R: Rules> Shell<R> {
         around: &mut Around<'_>,
     ) {
         self.works += 1;
+        self.cuts += u64::from(cut.is_some());
         self.is_deleting |= work.is_delete();
         let (is_delete, is_for_appends) = (work.is_delete(), work.is_for_appends());
-        let about = About { is_delete, is_for_appends, cut };
+        let about = About { is_delete, is_for_appends, cut, cuts: self.cuts };
         let (stage, works) = (&mut *around.stage, &mut *around.works);
         let (least, most) = works.takes_us;
         let takes = std::time::Duration::from_micros(stage.random.between(least, most));
@@ -157,8 +160,8 @@ impl<R: Rules> Shell<R> {
             Err(error) => {
                 around.stage.say(format_args!("{:?} work failed: {error}", around.me));
                 self.is_deleting &= !about.is_delete;
-                if about.cut.is_some() {
-                    self.cut_again = self.cut_again.or(about.cut);
+                if about.cut.is_some() && about.cuts == self.cuts {
+                    self.cut_again = about.cut;
                 }
                 if !error.is_storage_full() {
                     self.stalled = true;
