@@ -165,6 +165,11 @@ impl Metadata {
         self.known.lock().brokers.insert(hint.broker, hint.address.clone());
     }
 
+    /// A leader said where another broker listens.
+    pub(crate) fn learn_address(&self, broker: BrokerId, address: Address) {
+        self.known.lock().brokers.insert(broker, address);
+    }
+
     /// All brokers of an answer.
     pub(crate) fn learn_brokers(&self, brokers: &[Broker]) {
         if brokers.is_empty() {

@@ -23,6 +23,7 @@ mod operating;
 mod overload;
 mod python;
 mod quorum;
+mod racks;
 mod replication;
 mod retention;
 mod strangers;

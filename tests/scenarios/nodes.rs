@@ -28,17 +28,27 @@ impl Nodes {
 
     /// With these settings beside.
     pub(crate) fn voting_with(count: usize, settings: &[(&str, &str)]) -> Self {
+        let all: Vec<_> = settings.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        Self::voting_each(count, |_| all.clone())
+    }
+
+    /// With settings of its own beside, for each.
+    pub(crate) fn voting_each<'a>(
+        count: usize,
+        settings: impl Fn(usize) -> Vec<(&'a str, String)>,
+    ) -> Self {
         let data: Vec<_> = (0..count).map(|_| data_dir()).collect();
         let options: Vec<_> =
             data.iter().enumerate().map(|(n, data)| node(n + 1, data.path())).collect();
         let all: Vec<_> = options.iter().map(BrokerOptions::internal_address).collect();
-        let configured = |options: BrokerOptions| {
+        let configured = |(n, options): (usize, BrokerOptions)| {
             let options = options
                 .set("controller.quorum.bootstrap.servers", &all.join(","))
                 .set("controller.quorum.auto.join.enable", "true");
-            settings.iter().fold(options, |options, (key, value)| options.set(key, value))
+            let own = settings(n + 1).into_iter();
+            own.fold(options, |options, (key, value)| options.set(key, &value))
         };
-        let options: Vec<_> = options.into_iter().map(configured).collect();
+        let options: Vec<_> = options.into_iter().enumerate().map(configured).collect();
         let starting: Vec<_> = options.iter().map(BrokerOptions::spawn).collect();
         let running = starting.into_iter().map(|starting| Some(starting.ready())).collect();
         Self { options, running, data }

@@ -24,6 +24,7 @@ const FAMILIES: &[&str] = &[
     "riverrun_request_bytes",
     "riverrun_records_produced",
     "riverrun_records_fetched",
+    "riverrun_follower_fetched_bytes",
     "riverrun_partition_max_offset",
     "riverrun_partition_start_offset",
     "riverrun_partition_end_offset",

@@ -77,6 +77,10 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long, value_name = "LIST", value_delimiter = ',', value_parser = partitions)]
     partitions: Vec<std::ops::RangeInclusive<u32>>,
 
+    /// Read from replicas in this rack, where there are any in sync (`broker.rack` of the brokers)
+    #[arg(long, value_name = "RACK", default_value = "", hide_default_value = true)]
+    rack: String,
+
     /// How to print a record
     #[arg(short, long, value_name = "FORMAT", default_value = "value")]
     format: Format,
@@ -178,7 +182,8 @@ async fn read(
     let positions = ranges.iter().map(|(partition, range)| {
         (Arc::clone(&partition.topic), partition.partition, Position::Offset(range.read_from))
     });
-    let mut consumer: Consumer = client.consumer().assign(positions).build().await?;
+    let consumer = client.consumer().assign(positions).rack(args.rack.as_str());
+    let mut consumer: Consumer = consumer.build().await?;
     let mut out = Vec::new();
     let mut unwritten = 0;
     let mut silence = Silence::new(session.timeout());

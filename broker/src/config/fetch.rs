@@ -38,6 +38,11 @@ section! {
     "max.wait.ms" => max_wait_ms: Duration = Duration::from_secs(30),
         in Duration::from_millis(10) => Duration::from_secs(600);
 
+    /// Whether leaders send readers that name their rack (`client.rack`) to a replica in it that is in
+    /// sync (`broker.rack`), as Kafka's RackAwareReplicaSelector does. Readers that name none are served
+    /// by leaders in any case.
+    "follower.enable" => follower_enable: bool = true;
+
     /// Silence on a FetchStream before the broker sends a heartbeat, so that the reader can tell an
     /// idle partition from a dead connection.
     "heartbeat.ms" => heartbeat_ms: Duration = Duration::from_secs(10),

@@ -97,6 +97,11 @@ impl MetadataImage {
         self.brokers.get(&id)
     }
 
+    /// Whether any broker is in this failure domain.
+    pub fn has_rack(&self, rack: &str) -> bool {
+        self.brokers.values().any(|broker| broker.rack.as_deref() == Some(rack))
+    }
+
     /// All registered brokers, by id.
     pub fn brokers(&self) -> impl ExactSizeIterator<Item = &Arc<Broker>> {
         self.brokers.values()

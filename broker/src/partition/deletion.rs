@@ -14,6 +14,7 @@ use super::{
     error::{FetchError, OffsetsError},
     order::{Effects, State},
     owner::Partition,
+    role::Copies,
 };
 use crate::log::LogError;
 
@@ -49,7 +50,7 @@ impl Partition {
         before: Option<Offset>,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Offset, OffsetsError> {
-        self.check_epoch(leader_epoch)?;
+        self.check_epoch(leader_epoch, Copies::Leader)?;
         let (answer, answered) = oneshot::channel();
         self.change(|state, effects| match state.deletable(before) {
             Ok(to) if to <= state.deletions.durable => {

@@ -34,6 +34,24 @@ pub enum FetchError {
         /// The partition's, as far as this broker knows.
         current: LeaderEpoch,
     },
+    /// A follower does not have what was asked for, or finds another past than the reader's. It may be
+    /// behind: only the leader can say what that means (KIP-392).
+    #[error(
+        "this follower cannot say what is at offset {offset}: it has {log_start_offset} to \
+         {log_end_offset} and may be behind; ask the leader"
+    )]
+    NotKnownHere {
+        /// The one asked for.
+        offset: Offset,
+        /// Where its log starts.
+        log_start_offset: Offset,
+        /// Where it ends.
+        log_end_offset: Offset,
+        /// Whom it follows.
+        leader: Option<BrokerId>,
+        /// In which epoch.
+        epoch: LeaderEpoch,
+    },
     /// Below the log start offset or past the log end offset.
     #[error("offset {offset} is outside the log, which has {log_start_offset} to {log_end_offset}")]
     OutOfRange {

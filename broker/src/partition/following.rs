@@ -8,10 +8,7 @@
 //! * pushes that are discarded must end their session: their leader believes them under way;
 //! * of what waits to be said only the newest counts, and it is worked out when it is said.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use riverrun_proto::{
     epoch::LeaderEpoch,
@@ -24,8 +21,9 @@ use riverrun_proto::{
 use super::{
     line::{Line, Place},
     order::{Effects, State},
-    owner::{FOLLOWS_AND_WAITS, Partition},
+    owner::Partition,
     replication::{Push, ToFollower, ToLeader, Traffic},
+    role::Role,
 };
 use crate::{
     log::AppendError,
@@ -150,7 +148,7 @@ impl Partition {
     /// Whether it follows a leader that has granted nothing, and is to ask again soon: for a look
     /// without the lock.
     pub(super) fn waits_to_subscribe(&self) -> bool {
-        self.published.leads.load(Ordering::Relaxed) == FOLLOWS_AND_WAITS
+        self.published.role.get() == Role::Waits
     }
 
     /// Asks its leader again, if it waits to.

@@ -20,7 +20,7 @@
 //! # The life of a fetch
 //! Readers take no lock: the high watermark is an atomic, the log's segments are a snapshot. What is
 //! in memory is sliced at once ([`Partition::read`]), what is not is read on the pool within a byte
-//! budget.
+//! budget. A follower that is in sync serves those who ask for that ([`Partition::read_any`]).
 //!
 //! The lock is never held across an await, a sync, a roll or a cold read.
 
@@ -44,6 +44,7 @@ mod produce;
 mod read;
 pub mod registry;
 pub mod replication;
+mod role;
 mod settings;
 mod waiters;
 pub mod watch;
@@ -58,6 +59,7 @@ pub use parked_limit::ParkedLimit;
 pub use pool::{IoPool, Lane};
 pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
+pub use role::Copies;
 pub use settings::Settings;
 
 pub use crate::replica::{Durability, FollowerView, IsrProposal, LeaderView, frame};
@@ -68,6 +70,8 @@ mod crash_test;
 mod deletion_test;
 #[cfg(test)]
 mod faults_test;
+#[cfg(test)]
+mod follower_read_test;
 #[cfg(test)]
 mod produce_test;
 #[cfg(test)]

@@ -17,8 +17,9 @@ use super::{
     following::Following,
     jobs::Piece,
     leading::Leading,
-    owner::{FOLLOWS_AND_WAITS, LEADS_NOT, Partition},
+    owner::Partition,
     produce::{Acks, Append, ProduceError, Produced, Stored},
+    role::Role,
     waiters::{Waiter, Waiters},
 };
 use crate::{
@@ -351,17 +352,9 @@ impl State {
                 }
             }
         }
-        self.publish_role(partition);
+        // Whoever reads here is told where to go, or may read now.
+        effects.wake_readers |= partition.published.role.set(Role::of(&self.replica));
         self.append_given(partition, effects);
-    }
-
-    fn publish_role(&self, partition: &Partition) {
-        let role = match self.replica.leads() {
-            Some(epoch) => epoch.get(),
-            None if self.replica.is_paused() => FOLLOWS_AND_WAITS,
-            None => LEADS_NOT,
-        };
-        partition.published.leads.store(role, Ordering::Release);
     }
 
     /// Starts what the log wants done, and the flush that acks and readers wait for: with

@@ -5,7 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -26,6 +26,7 @@ use super::{
     produce::Append,
     read::ReadBudget,
     replication::Replication,
+    role::{PublishedRole, Role},
     settings::Settings,
     watch::{ReadySet, Watch, Watchers},
 };
@@ -155,19 +156,13 @@ pub struct Partition {
 #[derive(Debug)]
 pub(super) struct Published {
     pub(super) high_watermark: AtomicI64,
-    /// The leader epoch while this broker leads, else [`LEADS_NOT`] or [`FOLLOWS_AND_WAITS`].
-    pub(super) leads: AtomicI32,
+    pub(super) role: PublishedRole,
     closed: AtomicBool,
     /// Produces wait for their acks.
     waiters: AtomicBool,
     /// Bytes that a restart after a kill would have to read.
     dirty_bytes: AtomicU64,
 }
-
-/// This broker does not lead.
-pub(super) const LEADS_NOT: i32 = -1;
-/// Nor does it hear from the leader, whom it is to ask again.
-pub(super) const FOLLOWS_AND_WAITS: i32 = -2;
 
 impl PartitionOffsets {
     fn of(replica: &Replica, log: &Log) -> Self {
@@ -196,7 +191,7 @@ impl Partition {
         let reader = log.reader();
         let published = Published {
             high_watermark: AtomicI64::new(replica.high_watermark().get()),
-            leads: AtomicI32::new(LEADS_NOT),
+            role: PublishedRole::new(),
             closed: AtomicBool::new(false),
             waiters: AtomicBool::new(false),
             dirty_bytes: AtomicU64::new(0),
@@ -444,7 +439,10 @@ impl Partition {
 
     /// The leader epoch while this broker leads.
     pub fn leads(&self) -> Option<LeaderEpoch> {
-        LeaderEpoch::new(self.published.leads.load(Ordering::Acquire))
+        match self.published.role.get() {
+            Role::Leads(epoch) => Some(epoch),
+            _ => None,
+        }
     }
 
     /// Whether it was closed.
@@ -452,7 +450,8 @@ impl Partition {
         self.published.closed.load(Ordering::Acquire)
     }
 
-    /// Marks `token` in `set` whenever the high watermark moves or the partition closes.
+    /// Marks `token` in `set` whenever the high watermark moves, this broker begins or ceases to
+    /// serve readers, or the partition closes.
     pub fn watch(&self, set: &Arc<ReadySet>, token: u64) -> Watch {
         self.watchers.register(set, token)
     }

@@ -10,6 +10,7 @@ use super::{
     error::{FetchError, OffsetsError},
     owner::Partition,
     pool::Lane,
+    role::{Copies, Role},
 };
 use crate::{
     log::{Batches, ColdRead, Damage, Read, ReadError},
@@ -140,12 +141,78 @@ impl ReadBudget {
 }
 
 impl Partition {
-    /// Reads committed batches. What is in memory comes without waiting; else this waits for the
-    /// read budget and the disk.
+    /// Reads committed batches, as the leader. What is in memory comes without waiting; else this waits
+    /// for the read budget and the disk.
     ///
     /// Cancel safe: dropped, it changes nothing (a read under way on the pool runs to its end).
     pub async fn read(self: &Arc<Self>, fetch: Fetch) -> Result<Fetched, FetchError> {
-        self.check_epoch(fetch.leader_epoch)?;
+        self.read_any(fetch, Copies::Leader).await
+    }
+
+    /// The same from any replica that may serve `copies`.
+    ///
+    /// A follower serves what it knows to be committed: up to the high watermark that its leader told
+    /// it, which never lies beyond its own log's end. Its readers keep what they were given. It cuts its
+    /// log above its high watermark only: what it was told to be committed is on all members of the ISR,
+    /// and the next leader is one of them. An unclean election breaks that, for readers of a leader no
+    /// less; then epochs tell them (KIP-320).
+    ///
+    /// What is *not* in its log says nothing of the partition: it may be behind. Where a leader says that
+    /// an offset is out of range, or that a reader's past is not the log's, a follower sends the reader to
+    /// the leader ([`FetchError::NotKnownHere`]), and nobody gives up a place because of it.
+    pub async fn read_any(
+        self: &Arc<Self>,
+        fetch: Fetch,
+        copies: Copies,
+    ) -> Result<Fetched, FetchError> {
+        match self.check_epoch(fetch.leader_epoch, copies)? {
+            Role::InSync(epoch) => {
+                let read = self.read_committed(fetch).await;
+                self.as_follower(fetch.from, epoch, read)
+            }
+            _ => self.read_committed(fetch).await,
+        }
+    }
+
+    /// What a follower may say of what it found.
+    fn as_follower(
+        &self,
+        offset: Offset,
+        epoch: LeaderEpoch,
+        read: Result<Fetched, FetchError>,
+    ) -> Result<Fetched, FetchError> {
+        // Its log may be another since: cut, and gone on with for another leader.
+        if self.published.role.get() != Role::InSync(epoch) {
+            return Err(self.with_replica(|replica, _| not_leader(replica)));
+        }
+        match read {
+            Ok(Fetched::Diverging { .. })
+            | Err(FetchError::OutOfRange { .. } | FetchError::UnknownLeaderEpoch { .. }) => {
+                Err(self.with_replica(|replica, log| FetchError::NotKnownHere {
+                    offset,
+                    log_start_offset: log.log_start_offset(),
+                    log_end_offset: log.log_end_offset(),
+                    leader: replica.registration().and_then(|r| r.leader),
+                    epoch,
+                }))
+            }
+            other => other,
+        }
+    }
+
+    /// First offset still readable, without the lock.
+    pub fn log_start_offset(&self) -> Offset {
+        self.reader.log_start_offset()
+    }
+
+    /// Whether this follower would serve a read from there, now; `None`: from wherever its log begins.
+    pub fn serves_in_sync(&self, from: Option<Offset>) -> bool {
+        let has =
+            |from: Offset| from >= self.reader.log_start_offset() && from <= self.high_watermark();
+        matches!(self.published.role.get(), Role::InSync(_)) && from.is_none_or(has)
+    }
+
+    async fn read_committed(self: &Arc<Self>, fetch: Fetch) -> Result<Fetched, FetchError> {
         // In this order: the start never lies beyond a high watermark that is read later.
         let log_start_offset = self.reader.log_start_offset();
         let high_watermark = self.high_watermark();
@@ -167,7 +234,7 @@ impl Partition {
         Ok(Fetched::Batches { batches, next_offset, high_watermark, log_start_offset })
     }
 
-    /// Finds an offset by name or time. Times may need the disk.
+    /// Finds an offset by name or time, as the leader. Times may need the disk.
     ///
     /// Cancel safe.
     pub async fn offset_at(
@@ -175,10 +242,24 @@ impl Partition {
         spec: OffsetSpec,
         leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<OffsetAt>, OffsetsError> {
-        self.check_epoch(leader_epoch)?;
-        let (is_current, others_may_lead) = self.with_replica(|replica, _| {
-            (replica.high_watermark_is_current(), replica.others_may_lead())
-        });
+        self.offset_at_any(spec, leader_epoch, Copies::Leader).await
+    }
+
+    /// The same from any replica that may serve `copies`. A follower's end is the high watermark it
+    /// knows, which may be less than what was acknowledged before it was asked.
+    pub async fn offset_at_any(
+        self: &Arc<Self>,
+        spec: OffsetSpec,
+        leader_epoch: Option<LeaderEpoch>,
+        copies: Copies,
+    ) -> Result<Option<OffsetAt>, OffsetsError> {
+        let (is_current, others_may_lead) = match self.check_epoch(leader_epoch, copies)? {
+            // Its end is no promise, with or without a lease.
+            Role::InSync(_) => (true, false),
+            _ => self.with_replica(|replica, _| {
+                (replica.high_watermark_is_current(), replica.others_may_lead())
+            }),
+        };
         if !is_current {
             return Err(OffsetsError::NotAvailable);
         }
@@ -240,11 +321,17 @@ impl Partition {
         })
     }
 
-    pub(super) fn check_epoch(&self, given: Option<LeaderEpoch>) -> Result<(), FetchError> {
+    /// Whether this broker serves `copies` in the epoch that the client knows, and as what.
+    pub(super) fn check_epoch(
+        &self,
+        given: Option<LeaderEpoch>,
+        copies: Copies,
+    ) -> Result<Role, FetchError> {
         if self.is_closed() {
             return Err(FetchError::Closing);
         }
-        let Some(current) = self.leads() else {
+        let role = self.published.role.get();
+        let Some(current) = role.serves(copies) else {
             return Err(self.with_replica(|replica, _| not_leader(replica)));
         };
         match given {
@@ -252,7 +339,7 @@ impl Partition {
             Some(given) if given > current => {
                 Err(FetchError::UnknownLeaderEpoch { given, current })
             }
-            _ => Ok(()),
+            _ => Ok(role),
         }
     }
 
@@ -273,7 +360,8 @@ impl Partition {
                 let parts = epoch < last_read || end < from;
                 return Ok(parts.then_some(Fetched::Diverging { epoch, end }));
             }
-            let current = replica.leads().ok_or_else(|| not_leader(replica))?;
+            let current = replica.leads().or_else(|| replica.in_sync_in());
+            let current = current.ok_or_else(|| not_leader(replica))?;
             Err(FetchError::UnknownLeaderEpoch { given: last_read, current })
         })
     }

@@ -88,6 +88,19 @@ impl<R: Rules> Replica<R> {
         matches!(&self.role, Role::Follower(Following { stage: Stage::Paused, .. }))
     }
 
+    /// The epoch in which this broker follows, while its copy is one to read from (KIP-392): a member
+    /// of the ISR, and granted. Granted, its log is a prefix of its leader's, and it knows what that
+    /// leader had committed when it granted, as far as the log goes. Not heard from, or out of the ISR,
+    /// it would stand still, and its readers with it, however far the leader gets.
+    pub fn in_sync_in(&self) -> Option<LeaderEpoch> {
+        let (Role::Follower(following), Some(registration)) = (&self.role, &self.registration)
+        else {
+            return None;
+        };
+        let is_granted = following.stage == Stage::Granted;
+        (is_granted && registration.isr.contains(&self.me)).then_some(registration.leader_epoch)
+    }
+
     /// Sessions this run has had.
     pub fn sessions(&self) -> u64 {
         self.sessions

@@ -45,7 +45,7 @@ impl AdminService for Admin {
         &self,
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
-        let handle = async |request, _| self.describe(&request);
+        let handle = async |request, _| self.describe(&request).await;
         self.0.unary(Called::DescribeTopic, request, handle).await
     }
 
@@ -106,13 +106,14 @@ impl Admin {
         Ok(v1::DeleteTopicResponse {})
     }
 
-    fn describe(
+    async fn describe(
         &self,
         request: &v1::DescribeTopicRequest,
     ) -> Result<v1::DescribeTopicResponse, Failure> {
         let core = &self.0;
-        let topic =
-            core.catalog.topic(&convert::topic_ref(&request.name, &bytes::Bytes::new())?)?;
+        let named = convert::topic_ref(&request.name, &bytes::Bytes::new())?;
+        core.hear_of_topics([named.clone()]).await;
+        let topic = core.catalog.topic(&named)?;
         let partitions = topic.partitions().map(|(index, _)| {
             let outcome = match core.catalog.partition_of(&topic, index) {
                 Ok(partition) => {
@@ -173,6 +174,7 @@ impl Admin {
         core.check_partition_count(request.partitions.len(), "partitions")?;
         let asked_time = convert::duration(request.timeout.as_ref(), "timeout")?;
         let time = asked_time.map_or(time, |asked| asked.min(time));
+        core.hear_of(request.partitions.iter().map(|asked| asked.partition.as_ref())).await;
         // All at once: each waits for its own partition's disk.
         let all = request.partitions.into_iter().map(async |asked| {
             let deleted = timeout(time, self.delete_before(&asked)).await.unwrap_or_else(|_| {

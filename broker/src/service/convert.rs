@@ -71,6 +71,8 @@ pub(super) struct ReadPlace {
     pub(super) last_read_epoch: Option<LeaderEpoch>,
     /// `None`: no limit but the request's.
     pub(super) max_bytes: Option<usize>,
+    /// Whoever leads is not to name another replica.
+    pub(super) no_redirect: bool,
 }
 
 pub(super) fn topic_ref(name: &str, id: &Bytes) -> Result<TopicRef, Failure> {
@@ -221,6 +223,7 @@ pub(super) fn read_place(wire: &v1::PartitionFrom) -> Result<ReadPlace, Failure>
         leader_epoch: leader_epoch(wire.leader_epoch, "leader_epoch")?,
         last_read_epoch: leader_epoch(wire.last_read_epoch, "last_read_epoch")?,
         max_bytes: (wire.max_bytes > 0).then_some(wire.max_bytes as usize),
+        no_redirect: wire.no_redirect,
     })
 }
 

@@ -18,6 +18,7 @@ use super::{
     convert,
     core::Core,
     credit::Credit,
+    nearby::Nearby,
     status::Failure,
     subscriptions::{Piece, Place, Subscriptions},
 };
@@ -195,7 +196,8 @@ impl Opened {
         };
         let max_wait = convert::duration(open.max_wait.as_ref(), "max_wait")?.unwrap_or_default();
         Ok(Self {
-            subscriptions: Subscriptions::new(core.catalog.clone(), core.decoder.clone(), format),
+            subscriptions: Subscriptions::new(core.catalog.clone(), core.decoder.clone(), format)
+                .nearby(Nearby::of(core, &open.client_rack)),
             credit: Credit::new(open.initial_credit_bytes, limits.credit_bytes_max),
             stalled: false,
             message_bytes_max,

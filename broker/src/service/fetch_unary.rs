@@ -8,17 +8,21 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use prost::Message;
-use riverrun_proto::{limits::PACK_TARGET_BYTES, rpc::v1};
+use riverrun_proto::{limits::PACK_TARGET_BYTES, offset::Offset, rpc::v1};
 use tokio::time::{sleep, timeout};
 
 use super::{
     admission::BytePermit,
     convert,
     core::Core,
+    nearby::Nearby,
     status::Failure,
     subscriptions::{Piece, Place, Subscriptions},
 };
-use crate::telemetry::Request as Called;
+use crate::{metadata::broker::NAME_CHARS_MAX, telemetry::Request as Called};
+
+/// What naming a replica takes: the longest host there is, and some numbers.
+const READ_REPLICA_BYTES_MAX: usize = NAME_CHARS_MAX + 24;
 
 /// An answer and the right to hold it, to be kept until it has been sent.
 pub(super) type Answer = (v1::FetchResponse, Option<BytePermit>);
@@ -41,7 +45,10 @@ pub(super) async fn fetch(
     convert::isolation(request.isolation)?;
     let format = convert::read_format(request.format)?;
     // What surrounds the batches counts as well: ten thousand long names are no small thing.
-    let around: usize = request.partitions.iter().map(answer_envelope_bytes).sum();
+    let mut around: usize = request.partitions.iter().map(answer_envelope_bytes).sum();
+    if !request.client_rack.is_empty() {
+        around += request.partitions.len() * READ_REPLICA_BYTES_MAX;
+    }
     let room = limits.response_bytes_max.saturating_sub(around).max(1);
     let max_bytes = match request.max_bytes as usize {
         0 => room,
@@ -50,7 +57,8 @@ pub(super) async fn fetch(
     let asked = convert::duration(request.max_wait.as_ref(), "max_wait")?;
     let max_wait = asked.unwrap_or(limits.fetch_wait).min(limits.fetch_wait_max).min(time);
 
-    let subscriptions = Subscriptions::new(core.catalog.clone(), core.decoder.clone(), format);
+    let subscriptions = Subscriptions::new(core.catalog.clone(), core.decoder.clone(), format)
+        .nearby(Nearby::of(core, &request.client_rack).map(Nearby::without_redirects));
     let mut poll = Poll {
         subscriptions,
         answers: Vec::with_capacity(request.partitions.len()),
@@ -77,8 +85,29 @@ pub(super) async fn fetch(
             })?)
         }
     };
-    let partitions = poll.answers.into_iter().map(|answer| answer.data).collect();
+    let mut partitions: Vec<_> = poll.answers.into_iter().map(|answer| answer.data).collect();
+    if let Some(nearby) = Nearby::of(core, &request.client_rack) {
+        let asked = partitions.iter_mut().zip(&request.partitions);
+        asked.for_each(|(answer, asked)| name_replica(core, &nearby, asked, answer));
+    }
     Ok((v1::FetchResponse { partitions }, permit))
+}
+
+/// Says where the reader had better go on, beside what it was given: one that cannot go there goes on
+/// here, and misses nothing.
+fn name_replica(
+    core: &Core,
+    nearby: &Nearby,
+    asked: &v1::PartitionFrom,
+    answer: &mut v1::PartitionData,
+) {
+    let Some(from) = answer.next_offset.and_then(Offset::new).filter(|_| !asked.no_redirect) else {
+        return;
+    };
+    let named = convert::partition_ref(asked.partition.as_ref());
+    if let Ok(partition) = named.and_then(|named| core.catalog.partition(&named)) {
+        answer.preferred_read_replica = nearby.replica(&core.catalog, &partition, from);
+    }
 }
 
 /// Offsets and flags of one partition's answer, and its name as the request had it.

@@ -80,7 +80,12 @@ fn split(core: &Core, request: &v1::FetchRequest) -> Vec<Part> {
     let mut by_leader = BTreeMap::<Option<BrokerId>, Vec<usize>>::new();
     for (at, wanted) in request.partitions.iter().enumerate() {
         let named = convert::partition_ref(wanted.partition.as_ref()).ok();
-        let leader = named.and_then(|named| core.catalog.led_elsewhere(&named));
+        let leader = named.and_then(|named| core.catalog.led_elsewhere(&named)).filter(|_| {
+            // Followers serve those who said where they are.
+            let place =
+                convert::read_place(wanted).ok().filter(|_| !request.client_rack.is_empty());
+            !place.is_some_and(|place| core.catalog.in_sync_here(&place.partition, place.start))
+        });
         by_leader.entry(leader).or_default().push(at);
     }
     let count = u32::try_from(by_leader.len()).unwrap_or(u32::MAX).max(1);

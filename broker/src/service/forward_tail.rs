@@ -61,9 +61,14 @@ async fn split(
         true => topic.partitions().map(|(index, _)| index.to_wire()).collect(),
         false => request.partitions.clone(),
     };
+    let start = convert::start(request.start.as_ref());
+    let start = start.ok().filter(|_| !request.client_rack.is_empty());
     for partition in wanted {
         let named = PartitionRef { topic: named.clone(), partition };
-        parts.entry(core.catalog.led_elsewhere(&named)).or_default().push(partition);
+        // Followers serve those who said where they are.
+        let is_here = start.is_some_and(|start| core.catalog.in_sync_here(&named, start));
+        let leader = core.catalog.led_elsewhere(&named).filter(|_| !is_here);
+        parts.entry(leader).or_default().push(partition);
     }
     parts
 }

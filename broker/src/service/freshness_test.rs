@@ -157,6 +157,23 @@ async fn a_topic_made_elsewhere_a_moment_ago_is_known_by_whoever_is_asked() {
     assert!(matches!(outcome, v1::offset_result::Outcome::Found(_)), "{outcome:?}");
     assert_eq!(behind.barriers(), asked);
 
+    let (_, asked) = fresh("described").await;
+    let request = v1::DescribeTopicRequest { name: "described".into() };
+    broker.admin().describe_topic(request).await.unwrap();
+    assert_eq!(behind.barriers(), asked);
+
+    let (_, asked) = fresh("emptied").await;
+    let emptied =
+        v1::DeleteRecordsBefore { partition: Some(by_name("emptied")), ..Default::default() };
+    let request = v1::DeleteRecordsRequest { partitions: vec![emptied], ..Default::default() };
+    let deleted = broker.admin().delete_records(request).await.unwrap().into_inner();
+    let outcome = &deleted.results[0].outcome;
+    assert!(
+        matches!(outcome, Some(v1::delete_records_result::Outcome::LogStartOffset(0))),
+        "{outcome:?}"
+    );
+    assert_eq!(behind.barriers(), asked);
+
     let (_, asked) = fresh("produced").await;
     let request = v1::ProduceRequest {
         topic: "produced".into(),

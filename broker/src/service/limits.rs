@@ -51,6 +51,9 @@ pub struct Limits {
     pub forwarded_max: usize,
     /// Bytes of one answer of another broker: a batch of the largest size and what goes around it.
     pub forwarded_answer_bytes_max: usize,
+    /// Whether leaders send readers that named their rack to followers there
+    /// (`fetch.follower.enable`).
+    pub sends_to_followers: bool,
     /// Longest wait of a fetch (`fetch.max.wait.ms`).
     pub fetch_wait_max: Duration,
     /// Wait of a unary fetch that names none: Kafka's `fetch.max.wait.ms`.
@@ -104,6 +107,7 @@ impl Limits {
                 / fetch.max_bytes.as_usize().max(1))
             .clamp(16, 256),
             forwarded_answer_bytes_max: GRPC_DECODE_BYTES_MAX + fetch.max_bytes.as_usize(),
+            sends_to_followers: fetch.follower_enable,
             fetch_wait_max: fetch.max_wait_ms,
             fetch_wait: Duration::from_millis(500),
             fetch_heartbeat: fetch.heartbeat_ms,

@@ -55,6 +55,7 @@ pub mod internal;
 pub mod limits;
 mod metadata;
 mod moving;
+mod nearby;
 mod partitions;
 mod preface;
 mod produce;

@@ -5,7 +5,7 @@ use riverrun_proto::{epoch::LeaderEpoch, offset::Offset};
 use std::sync::Arc;
 
 use super::{convert::Start, status::Failure};
-use crate::partition::{OffsetSpec, OffsetsError, Partition};
+use crate::partition::{Copies, OffsetSpec, OffsetsError, Partition};
 
 /// The offset that `start` means in `partition` now. A plain offset is taken as it is; whether the
 /// log has it, the read says.
@@ -15,9 +15,11 @@ pub(super) async fn resolve(
     partition: &Arc<Partition>,
     start: Start,
     leader_epoch: Option<LeaderEpoch>,
+    copies: Copies,
 ) -> Result<Offset, Failure> {
     let named = async |spec| -> Result<Option<Offset>, OffsetsError> {
-        Ok(partition.offset_at(spec, leader_epoch).await?.map(|at| at.offset))
+        let found = partition.offset_at_any(spec, leader_epoch, copies).await?;
+        Ok(found.map(|at| at.offset))
     };
     let end = async || named(OffsetSpec::Latest).await.map(Option::unwrap_or_default);
     Ok(match start {

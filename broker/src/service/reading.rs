@@ -12,7 +12,7 @@ use super::{
     resolve::Catalog,
     status::Failure,
 };
-use crate::partition::{Fetch, Fetched, Partition};
+use crate::partition::{Copies, Fetch, Fetched, Partition};
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,8 @@ pub(super) struct ReadSpec {
     pub(super) last_read_epoch: Option<LeaderEpoch>,
     pub(super) max_bytes: usize,
     pub(super) format: Format,
+    /// Who may be asked.
+    pub(super) copies: Copies,
 }
 
 /// What a read gave.
@@ -65,15 +67,15 @@ pub(super) async fn read(
     spec: ReadSpec,
 ) -> Result<ReadData, ReadStop> {
     let refined = |failure: Failure| ReadStop::from(catalog.refine(failure, partition.id().topic));
-    let from =
-        read_from::resolve(partition, spec.start, spec.leader_epoch).await.map_err(refined)?;
+    let (epoch, copies) = (spec.leader_epoch, spec.copies);
+    let from = read_from::resolve(partition, spec.start, epoch, copies).await.map_err(refined)?;
     let fetch = Fetch {
         from,
         max_bytes: spec.max_bytes,
         leader_epoch: spec.leader_epoch,
         last_read_epoch: spec.last_read_epoch,
     };
-    let fetched = partition.read(fetch).await.map_err(|error| refined(error.into()))?;
+    let fetched = partition.read_any(fetch, copies).await.map_err(|error| refined(error.into()))?;
     let (batches, next_offset, high_watermark, log_start_offset) = match fetched {
         Fetched::Diverging { epoch, end } => return Err(ReadStop::Diverging { epoch, end }),
         Fetched::Batches { batches, next_offset, high_watermark, log_start_offset } => {
@@ -99,9 +101,15 @@ pub(super) async fn read(
 // === impl ReadData ===
 
 impl ReadData {
-    /// The reader has everything committed.
-    pub(super) fn is_caught_up(&self) -> bool {
+    /// There is no more to be read now.
+    pub(super) fn is_exhausted(&self) -> bool {
         self.next_offset >= self.high_watermark
+    }
+
+    /// The reader has everything committed, as far as that is known here. One that comes from a replica
+    /// that knew more is not told so before this one knows as much.
+    pub(super) fn is_caught_up(&self) -> bool {
+        self.next_offset == self.high_watermark
     }
 
     /// Nothing was read and the place did not move.
@@ -125,6 +133,7 @@ impl ReadData {
                 Payload::Batches(batches) => v1::partition_data::Outcome::Batches(batches),
                 Payload::Records(records) => v1::partition_data::Outcome::Records(records),
             }),
+            preferred_read_replica: None,
         }
     }
 }

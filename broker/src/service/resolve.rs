@@ -11,7 +11,7 @@ use riverrun_proto::{
 use tonic::Status;
 
 use super::{
-    convert::{self, PartitionRef, TopicRef},
+    convert::{self, PartitionRef, Start, TopicRef},
     status::Failure,
 };
 use crate::{
@@ -62,11 +62,27 @@ impl Catalog {
         })
     }
 
+    /// Which broker this is.
+    pub(super) fn broker(&self) -> BrokerId {
+        self.broker
+    }
+
     /// Which other broker leads a partition, as far as known here.
     pub(super) fn led_elsewhere(&self, named: &PartitionRef) -> Option<BrokerId> {
         let topic = self.topic(&named.topic).ok()?;
         let index = convert::partition_index(named.partition)?;
         topic.partition(index)?.leader.filter(|leader| *leader != self.broker)
+    }
+
+    /// Whether the copy here is in sync and would serve a reader from `start`, whoever leads. Where it
+    /// has less than is asked for, the leader does better.
+    pub(super) fn in_sync_here(&self, named: &PartitionRef, start: Start) -> bool {
+        let from = match start {
+            Start::At(offset) => Some(offset),
+            _ => None,
+        };
+        let id = self.partition_id(named).ok();
+        id.and_then(|id| self.here(id)).is_some_and(|copy| copy.serves_in_sync(from))
     }
 
     /// Whether a topic is known here, or known to be gone.

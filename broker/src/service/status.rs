@@ -356,6 +356,9 @@ impl From<FetchError> for Failure {
             FetchError::UnknownLeaderEpoch { current, .. } => failure(Reason::UnknownLeaderEpoch)
                 .retry_after(RETRY_SOON)
                 .with("current_leader_epoch", current),
+            FetchError::NotKnownHere { leader, epoch, .. } => {
+                failure(Reason::OffsetNotAvailable).retriable().led_by(leader, Some(epoch))
+            }
             FetchError::OutOfRange { log_start_offset, log_end_offset, .. } => {
                 failure(Reason::OffsetOutOfRange)
                     .with("log_start_offset", log_start_offset)

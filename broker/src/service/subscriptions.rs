@@ -5,6 +5,9 @@
 //! has to wait (for the disk, for decompression) steps aside and the others go on; so many may do
 //! that at once ([`ASIDE_MAX`]), and each holds one piece, so this bounds the memory as well.
 //!
+//! A reader that named its rack is served by followers that are in sync as well ([`Nearby`]); a leader
+//! sends it to one nearby, where the call can say so.
+//!
 //! A subscription moves on when its piece is handed out, not when it was read: what was read for a
 //! place that has been left since is dropped.
 
@@ -24,12 +27,14 @@ use riverrun_proto::{epoch::LeaderEpoch, ids::TopicPartition, offset::Offset, rp
 use super::{
     convert::{Format, ReadPlace, Start, TopicRef, wire_partition},
     decode::Decoder,
+    nearby::Nearby,
     reading::{self, ReadData, ReadSpec, ReadStop},
     resolve::Catalog,
 };
 use crate::{
+    clock::Instant,
     partition::{
-        Partition,
+        Copies, Partition,
         watch::{ReadySet, Watch},
     },
     telemetry::TopicTraffic,
@@ -53,6 +58,8 @@ pub(super) struct Subscriptions {
     /// Taken from `ready`, about to go into the line.
     woken: Vec<u64>,
     aside: FuturesUnordered<BoxFuture<'static, ReadDone>>,
+    /// Where the reader is, if it said so.
+    nearby: Option<Nearby>,
 }
 
 struct Subscription {
@@ -64,6 +71,9 @@ struct Subscription {
     leader_epoch: Option<LeaderEpoch>,
     last_read_epoch: Option<LeaderEpoch>,
     max_bytes: Option<usize>,
+    no_redirect: bool,
+    /// When to look again for a replica nearby.
+    look_at: Option<Instant>,
     traffic: TopicTraffic,
     /// Grows with every pause; a read of an earlier turn is dropped.
     turn: u64,
@@ -72,8 +82,8 @@ struct Subscription {
     /// Woken while it was being read.
     woken: bool,
     paused: bool,
-    /// The client was told at least once where it stands.
-    told: bool,
+    /// The client was told where it stands, and whether that was the end.
+    told: Option<bool>,
     _watch: Watch,
 }
 
@@ -85,6 +95,7 @@ pub(super) struct Place {
     pub(super) last_read_epoch: Option<LeaderEpoch>,
     /// Of one piece.
     pub(super) max_bytes: Option<usize>,
+    pub(super) no_redirect: bool,
 }
 
 impl From<&ReadPlace> for Place {
@@ -94,6 +105,7 @@ impl From<&ReadPlace> for Place {
             leader_epoch: place.leader_epoch,
             last_read_epoch: place.last_read_epoch,
             max_bytes: place.max_bytes,
+            no_redirect: place.no_redirect,
         }
     }
 }
@@ -115,6 +127,15 @@ pub(super) struct Piece {
     pub(super) from: Option<Offset>,
     /// The partition gave an error or diverges: it is not read on until it is set anew.
     pub(super) stopped: bool,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// As the client named it.
+    fn wire(&self) -> v1::TopicPartition {
+        v1::TopicPartition { topic: self.topic.clone(), ..wire_partition(self.id) }
+    }
 }
 
 // === impl Piece ===
@@ -152,7 +173,13 @@ impl Subscriptions {
             ready: ReadySet::new(),
             woken: Vec::new(),
             aside: FuturesUnordered::new(),
+            nearby: None,
         }
+    }
+
+    /// For a reader that may have said where it is.
+    pub(super) fn nearby(self, nearby: Option<Nearby>) -> Self {
+        Self { nearby, ..self }
     }
 
     /// Adds a partition, or moves it to another place; it is no longer paused then. Returns its
@@ -177,13 +204,15 @@ impl Subscriptions {
             leader_epoch: place.leader_epoch,
             last_read_epoch: place.last_read_epoch,
             max_bytes: place.max_bytes,
+            no_redirect: place.no_redirect,
+            look_at: None,
             traffic: self.catalog.traffic(partition.topic()),
             turn: 0,
             in_line: false,
             reading: false,
             woken: false,
             paused: false,
-            told: false,
+            told: None,
             _watch: partition.watch(&self.ready, token),
         };
         self.all.insert(token, subscription);
@@ -278,6 +307,9 @@ impl Subscriptions {
         while self.aside.len() < ASIDE_MAX
             && let Some(token) = self.line.pop_front()
         {
+            if let Some(piece) = self.send_away(token) {
+                return Some(piece);
+            }
             let Some(mut read) = self.start_read(token, max_bytes) else { continue };
             match (&mut read).now_or_never() {
                 None => self.aside.push(read),
@@ -301,6 +333,24 @@ impl Subscriptions {
         }
     }
 
+    /// A reader that is better served elsewhere is told where, and not read for any more.
+    fn send_away(&mut self, token: u64) -> Option<Piece> {
+        let nearby = self.nearby.as_ref()?;
+        let subscription = self.all.get_mut(&token).filter(|s| !s.paused && !s.no_redirect)?;
+        let Start::At(from) = subscription.start else { return None };
+        if !nearby.looks(&mut subscription.look_at) {
+            return None;
+        }
+        let replica = nearby.replica(&self.catalog, &subscription.partition, from)?;
+        let data = v1::PartitionData {
+            partition: Some(subscription.wire()),
+            preferred_read_replica: Some(replica),
+            ..v1::PartitionData::default()
+        };
+        self.remove_token(token);
+        Some(Piece { token, data, bytes: 0, from: None, stopped: true })
+    }
+
     fn start_read(&mut self, token: u64, max_bytes: usize) -> Option<BoxFuture<'static, ReadDone>> {
         let subscription = self.all.get_mut(&token)?;
         subscription.in_line = false;
@@ -315,6 +365,7 @@ impl Subscriptions {
             last_read_epoch: subscription.last_read_epoch,
             max_bytes: subscription.max_bytes.map_or(max_bytes, |own| own.min(max_bytes)),
             format: self.format,
+            copies: if self.nearby.is_some() { Copies::InSync } else { Copies::Leader },
         };
         let turn = subscription.turn;
         let partition = Arc::clone(&subscription.partition);
@@ -331,19 +382,20 @@ impl Subscriptions {
         let ReadDone { token, turn, outcome } = done;
         let subscription = self.all.get_mut(&token).filter(|s| s.turn == turn)?;
         subscription.reading = false;
-        let partition = v1::TopicPartition {
-            topic: subscription.topic.clone(),
-            ..wire_partition(subscription.id)
-        };
+        let partition = subscription.wire();
         match outcome {
             Ok(data) => {
                 subscription.start = Start::At(data.next_offset);
                 subscription.last_read_epoch = None;
                 let records = data.next_offset.distance_from(data.from);
-                subscription.traffic.observe_fetched(records, data.bytes as u64);
-                let silent = data.is_empty() && subscription.told;
-                subscription.told = true;
-                if !data.is_caught_up() || subscription.woken {
+                let bytes = data.bytes as u64;
+                subscription.traffic.observe_fetched(records, bytes);
+                if self.nearby.is_some() && subscription.partition.leads().is_none() {
+                    subscription.traffic.observe_followed(bytes);
+                }
+                let told = subscription.told.replace(data.is_caught_up());
+                let silent = data.is_empty() && told == Some(data.is_caught_up());
+                if !data.is_exhausted() || subscription.woken {
                     self.enter_line(token);
                 }
                 (!silent).then(|| Piece {

@@ -14,6 +14,7 @@ use super::{
     admission::BytePermit,
     convert::{self, Format, PartitionRef, Start, TopicRef},
     core::Core,
+    nearby::Nearby,
     status::Failure,
     subscriptions::{Piece, Place, Subscriptions},
 };
@@ -92,7 +93,8 @@ impl Tail {
             return Err(Failure::invalid("partitions", message));
         }
         let mut subscriptions =
-            Subscriptions::new(core.catalog.clone(), core.decoder.clone(), Format::Records);
+            Subscriptions::new(core.catalog.clone(), core.decoder.clone(), Format::Records)
+                .nearby(Nearby::of(&core, &request.client_rack));
         let mut reading = HashMap::with_capacity(partitions.len());
         for index in partitions {
             let partition = core.catalog.partition_of(&topic, index)?;
@@ -174,7 +176,9 @@ impl Tail {
 }
 
 fn place(start: Start) -> Place {
-    Place { start, leader_epoch: None, last_read_epoch: None, max_bytes: None }
+    // Nobody is sent elsewhere by a tail.
+    let no_redirect = true;
+    Place { start, leader_epoch: None, last_read_epoch: None, max_bytes: None, no_redirect }
 }
 
 fn is_error(data: &v1::PartitionData) -> bool {

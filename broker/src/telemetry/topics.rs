@@ -20,6 +20,7 @@ pub struct TopicMetrics {
     bytes: Family<BytesLabels, Counter>,
     produced: Family<TopicLabel, Counter>,
     fetched: Family<TopicLabel, Counter>,
+    followed: Family<TopicLabel, Counter>,
     max: usize,
     known: Arc<Mutex<BTreeMap<TopicName, TopicTraffic>>>,
 }
@@ -31,17 +32,20 @@ pub struct TopicTraffic {
     fetched_bytes: Counter,
     produced_records: Counter,
     fetched_records: Counter,
+    followed_bytes: Counter,
 }
 
 impl TopicMetrics {
     /// Registers `riverrun_request_bytes_total{request,topic}` and
-    /// `riverrun_records_{produced,fetched}_total{topic}`, for at most `max` topics
+    /// `riverrun_records_{produced,fetched}_total{topic}` and
+    /// `riverrun_follower_fetched_bytes_total{topic}`, for at most `max` topics
     /// (`telemetry.metrics.topic.series.max`) and [`OTHER_TOPICS`].
     pub fn register(registry: &Registry, max: u32) -> Self {
         let metrics = Self {
             bytes: Family::default(),
             produced: Family::default(),
             fetched: Family::default(),
+            followed: Family::default(),
             max: usize::try_from(max).unwrap_or(usize::MAX),
             known: Arc::default(),
         };
@@ -50,6 +54,8 @@ impl TopicMetrics {
         let help = "Records written by producers, duplicates left out";
         registry.register("records_produced", help, metrics.produced.clone());
         registry.register("records_fetched", "Records sent to readers", metrics.fetched.clone());
+        let help = "Of the bytes sent to readers, those of partitions that this broker follows";
+        registry.register("follower_fetched_bytes", help, metrics.followed.clone());
         metrics
     }
 
@@ -75,6 +81,7 @@ impl TopicMetrics {
             }
             self.produced.remove(&topic_label(name.as_str()));
             self.fetched.remove(&topic_label(name.as_str()));
+            self.followed.remove(&topic_label(name.as_str()));
         }
     }
 
@@ -84,6 +91,7 @@ impl TopicMetrics {
             fetched_bytes: self.bytes.get_or_create_owned(&bytes_labels("fetch", topic)),
             produced_records: self.produced.get_or_create_owned(&topic_label(topic)),
             fetched_records: self.fetched.get_or_create_owned(&topic_label(topic)),
+            followed_bytes: self.followed.get_or_create_owned(&topic_label(topic)),
         }
     }
 }
@@ -99,6 +107,11 @@ impl TopicTraffic {
     pub fn observe_fetched(&self, records: u64, bytes: u64) {
         self.fetched_records.inc_by(records);
         self.fetched_bytes.inc_by(bytes);
+    }
+
+    /// Bytes of these were sent by a follower.
+    pub fn observe_followed(&self, bytes: u64) {
+        self.followed_bytes.inc_by(bytes);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use riverrun_proto::{
-    ids::TopicId,
+    ids::{BrokerId, TopicId},
     limits,
     rpc::v1::{
         self, consume_service_client::ConsumeServiceClient, fetch_stream_request::Request,
@@ -32,6 +32,8 @@ pub(crate) struct FetchSetup {
     pub(crate) min_bytes: u32,
     pub(crate) max_wait: Duration,
     pub(crate) read_committed: bool,
+    /// Where the reader is; empty: nowhere in particular, and leaders are read from.
+    pub(crate) rack: String,
 }
 
 /// A partition and where to read it from.
@@ -43,6 +45,8 @@ pub(crate) struct FetchFrom {
     pub(crate) leader_epoch: Option<i32>,
     pub(crate) last_read_epoch: Option<i32>,
     pub(crate) max_bytes: u32,
+    /// Whoever leads is not to name a replica nearby.
+    pub(crate) no_redirect: bool,
 }
 
 /// Partitions to add or move, and to let go of. Data before the broker's echo of `generation` is
@@ -89,6 +93,12 @@ pub(crate) enum FetchOutcome {
     Diverging {
         leader_epoch: i32,
         end_offset: i64,
+    },
+    /// There is a replica nearby to read from.
+    Elsewhere {
+        broker: BrokerId,
+        /// `None`: it has none that can be dialled.
+        address: Option<Address>,
     },
 }
 
@@ -173,7 +183,7 @@ impl Connections {
             partitions: setup.partitions.into_iter().map(from_to_wire).collect(),
             format: v1::ReadFormat::Encoded.into(),
             isolation: isolation.into(),
-            client_rack: String::new(),
+            client_rack: setup.rack,
             max_response_bytes: 0,
             min_bytes: setup.min_bytes,
             max_wait: convert::duration(setup.max_wait),
@@ -200,6 +210,7 @@ fn from_to_wire(from: FetchFrom) -> v1::PartitionFrom {
         leader_epoch: from.leader_epoch,
         max_bytes: from.max_bytes,
         last_read_epoch: from.last_read_epoch,
+        no_redirect: from.no_redirect,
     }
 }
 
@@ -239,7 +250,15 @@ fn partition_from_wire(data: v1::PartitionData) -> Result<FetchedPartition> {
         .ok_or_else(|| Error::protocol("the broker sent data of no partition").retriable(true))?;
     let outcome = match data.outcome {
         Some(Outcome::Batches(batches)) => FetchOutcome::Batches(batches.batches),
-        None => FetchOutcome::Batches(Vec::new()),
+        None => match data.preferred_read_replica {
+            Some(replica) => FetchOutcome::Elsewhere {
+                broker: BrokerId(replica.broker_id),
+                address: u16::try_from(replica.port)
+                    .ok()
+                    .and_then(|port| Address::new(&replica.host, port).ok()),
+            },
+            None => FetchOutcome::Batches(Vec::new()),
+        },
         Some(Outcome::Error(error)) => {
             FetchOutcome::Error(status::from_wire(error).with_next_offset(data.next_offset))
         }
@@ -275,6 +294,7 @@ mod tests {
             leader_epoch: None,
             last_read_epoch: None,
             max_bytes: 0,
+            no_redirect: false,
         }
     }
 

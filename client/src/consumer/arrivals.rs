@@ -11,10 +11,12 @@ use super::{
     batch,
     fetcher::{Fetcher, LinkNews, OpenedStream},
     lane::{Key, Lane, Link, OpenLink, Sent},
+    nearby::Route,
     partition,
     shared::{Cell, Debt, Item, What},
 };
 use crate::{
+    address::Address,
     clock,
     connection::{FetchEvent, FetchOutcome, FetchedPartition},
     error::{Error, ErrorKind, Result},
@@ -85,10 +87,27 @@ impl Fetcher {
         let (cell, version) = (Arc::clone(cell), *version);
         match data.outcome {
             FetchOutcome::Batches(ref batches) => {
+                if !batches.is_empty()
+                    && let Some((nearby, Route::Replica(_))) = self.nearby.get_mut(&key)
+                {
+                    nearby.served();
+                }
                 let items = self.received(broker, &cell, version, &data, batches);
                 self.shared.push(items);
             }
+            FetchOutcome::Error(error) if self.leave_replica(broker, key) => {
+                // Whatever it is: the leader knows better (an offset), or has another copy.
+                self.stale = true;
+                tracing::debug!(partition = %cell.key, %broker, %error, "back to the leader");
+                if let Some(hint) = error.leader() {
+                    self.client.metadata().learn(hint);
+                    self.hints.insert(key, (hint.broker, hint.leader_epoch));
+                }
+            }
             FetchOutcome::Error(error) => self.on_partition_error(&cell, key, error),
+            FetchOutcome::Elsewhere { broker: replica, address } => {
+                self.on_replica_nearby(&cell, key, replica, address);
+            }
             FetchOutcome::Diverging { leader_epoch, end_offset } => {
                 let (read, version) = self
                     .shared
@@ -98,6 +117,44 @@ impl Fetcher {
                     self.tell_reader(&cell, version, What::Truncated(error));
                 }
             }
+        }
+    }
+
+    /// The leader has a replica nearby to read from.
+    fn on_replica_nearby(
+        &mut self,
+        cell: &Arc<Cell>,
+        key: Key,
+        replica: BrokerId,
+        address: Option<Address>,
+    ) {
+        self.stale = true;
+        tracing::debug!(partition = %cell.key, %replica, ?address, "a replica nearby");
+        let now = clock::now();
+        let Some((nearby, _)) = self.nearby.get_mut(&key) else {
+            // Sent away without having named a rack: asked again, not at once.
+            let why = Error::protocol("the leader named another replica, unasked").retriable(true);
+            return self.on_partition_error(cell, key, why);
+        };
+        match address {
+            Some(address) => {
+                self.client.metadata().learn_address(replica, address);
+                nearby.chosen(replica, now);
+            }
+            None => nearby.failed(now),
+        }
+        cell.live.lock().asks_anew();
+    }
+
+    /// Back to the leader, where `broker` is the replica that a partition was read from.
+    fn leave_replica(&mut self, broker: BrokerId, key: Key) -> bool {
+        let now = clock::now();
+        match self.nearby.get_mut(&key) {
+            Some((nearby, _)) if nearby.replica(now) == Some(broker) => {
+                nearby.failed(now);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -114,7 +171,11 @@ impl Fetcher {
         let last = batches.last().and_then(|batch| batch::peek(batch));
         let next_offset =
             data.next_offset.or(last.map(|(last, _)| last + 1)).unwrap_or(live.fetch_offset);
-        live.heard(data.high_watermark, data.log_start_offset, data.caught_up);
+        // A follower may know of less than its leader has told us.
+        let route = self.nearby.get(&(data.topic, data.partition)).map(|(_, route)| route);
+        let is_behind = matches!(route, Some(Route::Replica(_)));
+        let known = live.high_watermark.filter(|_| is_behind);
+        live.heard(data.high_watermark.max(known), data.log_start_offset, data.caught_up);
         if !batches.is_empty() {
             live.fetched(next_offset, last.map(|(_, epoch)| epoch));
         }
@@ -201,6 +262,11 @@ impl Fetcher {
             }
             Link::Closed { .. } => HashSet::new(),
         };
+        for (nearby, _) in self.nearby.values_mut() {
+            if nearby.replica(now) == Some(broker) {
+                nearby.failed(now);
+            }
+        }
         let backoff = self.shared.config.retry.backoff(lane.failures, retry::jitter());
         let wait: Duration = error.retry_after().unwrap_or(backoff);
         lane.failures = lane.failures.saturating_add(1);

@@ -15,6 +15,9 @@ use crate::{
 /// Least prefetch: a batch of default size and some.
 const PREFETCH_MIN: u64 = 64 * 1024;
 
+/// Characters of a rack; no broker's has more.
+const RACK_CHARS_MAX: usize = 255;
+
 /// What a consumer was built with; verified.
 #[derive(Clone, Debug)]
 pub(crate) struct ConsumerConfig {
@@ -27,6 +30,8 @@ pub(crate) struct ConsumerConfig {
     pub(crate) silence_timeout: Duration,
     pub(crate) end_events: bool,
     pub(crate) retry: RetryPolicy,
+    /// Empty: none.
+    pub(crate) rack: String,
 }
 
 /// Options of a [`Consumer`]. Kafka's names; times are durations, sizes bytes.
@@ -53,6 +58,7 @@ impl ConsumerConfig {
             silence_timeout: request_timeout,
             end_events: false,
             retry,
+            rack: String::new(),
         }
     }
 
@@ -62,6 +68,9 @@ impl ConsumerConfig {
                 "prefetch_bytes is at least {PREFETCH_MIN}, not {}",
                 self.prefetch_bytes
             )));
+        }
+        if self.rack.chars().count() > RACK_CHARS_MAX {
+            return Err(Error::invalid(format!("rack has at most {RACK_CHARS_MAX} characters")));
         }
         config::not_zero("silence_timeout", self.silence_timeout)?;
         config::verify_retry(&self.retry)
@@ -155,6 +164,17 @@ impl ConsumerBuilder {
     /// Bounds of the wait before something that failed is tried again. Default: the client's.
     pub fn retry_backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.config.retry = RetryPolicy { initial, max };
+        self
+    }
+
+    /// Where this consumer runs, in the words of the brokers' `broker.rack`: Kafka's `client.rack`.
+    /// Leaders then send it to replicas in its rack that are in sync, where there are any, and it reads
+    /// from those: less traffic between racks, for records that come later by the time a leader takes to
+    /// tell its followers what is committed. A choice holds for the client's `metadata_max_age`; whatever
+    /// goes wrong with such a replica, its leader is read from at once, and nothing is lost or read twice.
+    /// Default: none, and leaders are read from.
+    pub fn rack(mut self, rack: impl Into<String>) -> Self {
+        self.config.rack = rack.into();
         self
     }
 

@@ -68,7 +68,14 @@ async fn once_and_in_order_under_random_faults() {
         let cluster = TestCluster::start(2);
         let id = cluster.create_topic("t", PARTITIONS as u32);
         let client = cluster.client().await;
-        let builder = client.consumer().assign_all("t", Position::Earliest);
+        let mut builder = client.consumer().assign_all("t", Position::Earliest);
+        if seed % 2 == 1 {
+            // Sent to and fro between leaders and replicas nearby, wherever those lead just now.
+            builder = builder.rack("here");
+            cluster.change(|state| {
+                state.nearby = (0..PARTITIONS as u32).map(|p| ((id, p), p % 2 + 1)).collect();
+            });
+        }
         let prefetch = (64 * 1024) << rng.random_range(0..3);
         let mut consumer = builder.prefetch_bytes(prefetch).build().await.unwrap();
         let mut written = [0; PARTITIONS];

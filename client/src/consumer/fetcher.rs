@@ -18,6 +18,7 @@ use riverrun_proto::{ids::BrokerId, reason::Reason};
 
 use super::{
     lane::{self, Key, Lane, Lanes, Link, Wanted},
+    nearby::{Nearby, Route},
     partition,
     shared::{Cell, Shared},
 };
@@ -41,6 +42,8 @@ pub(super) struct Fetcher {
     topics: HashMap<Arc<str>, Known>,
     /// Leaders that were told by hint, and of which epoch.
     pub(super) hints: HashMap<Key, (BrokerId, i32)>,
+    /// Where partitions are read from, if this consumer named its rack.
+    pub(super) nearby: HashMap<Key, (Nearby, Route)>,
     pub(super) lanes: Lanes,
     pub(super) events: SelectAll<BoxStream<'static, LinkNews>>,
     tasks: FuturesUnordered<BoxFuture<'static, TaskDone>>,
@@ -86,6 +89,7 @@ impl Fetcher {
             whole_topics: whole,
             topics: HashMap::new(),
             hints: HashMap::new(),
+            nearby: HashMap::new(),
             lanes: HashMap::new(),
             events: SelectAll::new(),
             tasks: FuturesUnordered::new(),
@@ -170,8 +174,30 @@ impl Fetcher {
         Some((id, cell.key.partition))
     }
 
-    /// What the leader of a partition should be told, and who that is.
+    /// Whom a partition is to be read from, if it is not simply its leader.
+    fn route(&mut self, cell: &Arc<Cell>, key: Key, now: Instant) -> Route {
+        if self.shared.config.rack.is_empty() {
+            return Route::Leader;
+        }
+        let max_age = self.client.config().metadata_max_age;
+        let fresh = || (Nearby::new(max_age), Route::Leader);
+        let (nearby, told) = self.nearby.entry(key).or_insert_with(fresh);
+        let (route, until) = nearby.route(now);
+        if std::mem::replace(told, route) != route {
+            cell.live.lock().asks_anew();
+        }
+        if let Some(until) = until {
+            self.due(until);
+        }
+        route
+    }
+
+    /// What the broker to read a partition from should be told, and who that is.
     fn want(&mut self, cell: &Arc<Cell>, key: Key, now: Instant) -> Option<(BrokerId, Wanted)> {
+        if !cell.live.lock().wants_data(now) {
+            return None;
+        }
+        let route = self.route(cell, key, now);
         let live = cell.live.lock().clone();
         if !live.wants_data(now) {
             return None;
@@ -206,9 +232,14 @@ impl Fetcher {
             leader_epoch: (epoch >= 0).then_some(epoch),
             last_read_epoch: live.fetched_epoch.filter(|epoch| *epoch >= 0),
             max_bytes: self.shared.config.partition_bytes,
+            no_redirect: route == Route::LeaderOnly,
         };
         let (version, attempt) = (live.version, live.attempt);
-        Some((leader, Wanted { cell: Arc::clone(cell), version, attempt, from }))
+        let broker = match route {
+            Route::Replica(replica) => replica,
+            Route::Leader | Route::LeaderOnly => leader,
+        };
+        Some((broker, Wanted { cell: Arc::clone(cell), version, attempt, from }))
     }
 
     fn tell(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, now: Instant) {
@@ -282,6 +313,7 @@ impl Fetcher {
             min_bytes: config.min_bytes,
             max_wait: config.max_wait,
             read_committed: config.read_committed,
+            rack: config.rack.clone(),
         };
         let address = self.client.metadata().address(broker);
         let client = self.client.clone();

@@ -21,6 +21,7 @@ mod builder;
 mod control;
 mod fetcher;
 mod lane;
+mod nearby;
 mod partition;
 mod shared;
 
@@ -388,3 +389,5 @@ fn verify_position(position: Position) -> Result<()> {
 mod consumer_test;
 #[cfg(test)]
 mod faults_test;
+#[cfg(test)]
+mod nearby_test;

@@ -192,6 +192,11 @@ impl Live {
         self.resume_at = Some(at);
     }
 
+    /// Another broker is to be asked, or the same one otherwise; what is buffered stays.
+    pub(crate) fn asks_anew(&mut self) {
+        self.attempt += 1;
+    }
+
     /// The reader got an error for this partition: what was fetched behind it is dropped, and it is
     /// asked for again after a while.
     pub(crate) fn failed(&mut self, at: Instant) {

@@ -28,6 +28,8 @@ struct Reading {
     credit: i64,
     messages: u32,
     out: mpsc::Sender<Result<v1::FetchStreamResponse, Status>>,
+    /// The reader named its rack.
+    has_rack: bool,
 }
 
 type PartitionKey = ([u8; 16], i32);
@@ -41,6 +43,7 @@ struct Place {
     told_end: Option<i64>,
     /// It was answered an error, and has to be set again.
     stopped: bool,
+    no_redirect: bool,
 }
 
 #[tonic::async_trait]
@@ -99,6 +102,7 @@ impl Broker {
             credit: i64::try_from(open.initial_credit_bytes.unwrap_or(1 << 40)).unwrap(),
             messages: 0,
             out,
+            has_rack: !open.client_rack.is_empty(),
         };
         self.cluster.state().seen.credit_granted += open.initial_credit_bytes.unwrap_or(0);
         reading.set(open.partitions);
@@ -165,9 +169,13 @@ impl Broker {
         let items = {
             let mut state = self.cluster.state();
             let mut items = Vec::new();
+            let has_rack = reading.has_rack;
             let credit = &mut reading.credit;
             for (key, place) in &mut reading.at {
-                if let Some(data) = self.read(&mut state, *key, place, *credit) {
+                if let Some(data) = self.read(&mut state, *key, place, *credit, has_rack) {
+                    if data.credit_bytes > 0 {
+                        *state.seen.served.entry(self.id).or_default() += 1;
+                    }
                     *credit -= i64::try_from(data.credit_bytes).unwrap();
                     state.seen.credit_used += data.credit_bytes;
                     items.push(data);
@@ -188,12 +196,15 @@ impl Broker {
         key: PartitionKey,
         place: &mut Place,
         credit: i64,
+        has_rack: bool,
     ) -> Option<v1::PartitionData> {
         if place.stopped {
             return None;
         }
         let topic = TopicId::from_bytes(&key.0).unwrap();
-        let fault = state.faults.fetch_errors.remove(&(topic, key.1.cast_unsigned()));
+        let at = (topic, key.1.cast_unsigned());
+        let fault = state.faults.fetch_errors.remove(&at);
+        let nearby = state.nearby.get(&at).copied().filter(|_| has_rack);
         let partition = Some(v1::TopicPartition {
             topic: String::new(),
             topic_id: Bytes::copy_from_slice(&key.0),
@@ -210,7 +221,23 @@ impl Broker {
         let Some(log) = state.log(&key.0, key.1) else {
             return failed(Outcome::Error(error(Reason::UnknownTopicId, false, true)));
         };
-        if log.leader != Some(self.id) {
+        let leads = log.leader == Some(self.id);
+        if let Some(replica) = nearby
+            && leads
+            && replica != self.id
+            && !place.no_redirect
+        {
+            place.stopped = true;
+            let (host, port) = (format!("b{replica}"), 9190);
+            let replica = v1::ReadReplica { broker_id: replica, host, port };
+            let preferred_read_replica = Some(replica);
+            return Some(v1::PartitionData {
+                partition,
+                preferred_read_replica,
+                ..Default::default()
+            });
+        }
+        if !leads && nearby != Some(self.id) {
             return failed(Outcome::Error(error(Reason::NotLeaderOrFollower, true, true)));
         }
         if let Some(leader_epoch) = place.last_read_epoch.take()
@@ -249,6 +276,7 @@ impl Broker {
             log_start_offset: Some(log.log_start),
             caught_up,
             credit_bytes: bytes.cast_unsigned(),
+            preferred_read_replica: None,
         })
     }
 }
@@ -261,7 +289,9 @@ impl Reading {
                 other => panic!("the Rust client resolves places itself: {other:?}"),
             };
             let last_read_epoch = from.last_read_epoch;
-            let place = Place { next, last_read_epoch, told_end: None, stopped: false };
+            let no_redirect = from.no_redirect;
+            let place =
+                Place { next, last_read_epoch, told_end: None, stopped: false, no_redirect };
             self.at.insert(key(&from.partition.unwrap()), place);
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct State {
     next_producer_id: i64,
     pub(crate) faults: Faults,
     pub(crate) seen: Seen,
+    /// Followers that serve readers with a rack, and to which leaders send those.
+    pub(crate) nearby: HashMap<PartitionAt, u32>,
     /// Acks kept back: where they go, and of which partition they are.
     held: Vec<(PartitionAt, AckSender, v1::ProduceStreamAck)>,
 }
@@ -120,6 +122,8 @@ pub(crate) struct Seen {
     /// Bytes readers granted, and bytes sent to them.
     pub(crate) credit_granted: u64,
     pub(crate) credit_used: u64,
+    /// Answers with records, by broker.
+    pub(crate) served: BTreeMap<u32, u64>,
 }
 
 // === impl TestCluster ===
@@ -133,6 +137,7 @@ impl TestCluster {
             next_producer_id: 1,
             faults: Faults::default(),
             seen: Seen::default(),
+            nearby: HashMap::new(),
             held: Vec::new(),
         };
         let cluster = Self(Arc::new(Inside {
