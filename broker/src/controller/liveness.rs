@@ -36,9 +36,10 @@ use crate::{
 pub const REDIAL_GRACE: Duration = Duration::from_millis(500);
 
 /// Part of the session timeout that a lease lasts. The rest is for clocks that do not run alike, and
-/// for a leader of the quorum that was replaced and does not know yet: it finds out within an election
-/// timeout, a second at most with the shipped ticks, and what it granted until then ends before the next
-/// one, whose sessions begin when it does, fences anybody.
+/// for a leader of the quorum that was replaced and does not know yet. Another is elected no sooner than an
+/// election timeout (a second, with the shipped ticks) after it was last heard, and it steps down within
+/// two: so it grants for a second too long at most, and with sessions of four seconds and more that ends
+/// before the next leader, whose sessions begin when it does, fences anybody.
 const LEASE: (u32, u32) = (3, 4);
 
 /// What a broker says.
