@@ -57,7 +57,7 @@ impl Segments {
             _ => self.next(),
         };
         if segment.published() + BATCH as u64 > segment.window() {
-            segment.extend(segment.window() + STEP).expect("there is room");
+            segment.extend(segment.window() + STEP, self.mode).expect("there is room");
         }
         segment
     }
@@ -108,7 +108,7 @@ fn extend(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter_batched(
                 || segments.next(),
-                |segment| segment.extend(2 * STEP).expect("there is room"),
+                |segment| segment.extend(2 * STEP, mode).expect("there is room"),
                 BatchSize::PerIteration,
             );
         });

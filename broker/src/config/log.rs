@@ -30,8 +30,8 @@ section! {
     "reserve.bytes" => reserve_bytes: ByteSize = ByteSize::mib(64),
         in ByteSize::bytes(0) => ByteSize::gib(16);
 
-    /// Window that is allocated and populated ahead of a partition's writer, to begin with. Doubles
-    /// with the rate; ten thousand idle partitions have none.
+    /// Window that is allocated ahead of a partition's writer, and mapped for small batches with
+    /// durability=memory, to begin with. Doubles with the rate; ten thousand idle partitions have none.
     "window.bytes.min" => window_bytes_min: ByteSize = ByteSize::kib(64),
         in ByteSize::kib(4) => ByteSize::mib(64);
 

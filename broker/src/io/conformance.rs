@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    AppendError, Disk, SegmentFile, SyncPoint, WriteMode,
+    Access, AppendError, Disk, SegmentFile, SyncPoint, WriteMode,
     file_system::Mapping,
     real::{DiskBounds, MapPolicy, RealDisk},
     sim::SimDisk,
@@ -69,7 +69,7 @@ impl Subject {
     }
 
     fn reopen(&self, published: u64) -> Arc<dyn SegmentFile> {
-        self.disk.open_segment(&self.path(), published, Some(self.mode)).unwrap()
+        self.disk.open_segment(&self.path(), published, Access::Append).unwrap()
     }
 
     fn file_len(&self) -> u64 {
@@ -119,6 +119,7 @@ suite!(
     what_is_appended_is_read_back,
     nothing_is_appended_past_the_window,
     a_window_grows_as_often_as_it_must,
+    steps_may_be_prepared_in_turns_for_copies_and_for_writes,
     nothing_past_the_published_end_is_sliced,
     reads_reach_past_the_published_end_up_to_the_end_of_the_file,
     a_sealed_file_keeps_its_slices_and_nothing_else,
@@ -174,8 +175,8 @@ fn a_window_grows_as_often_as_it_must(subject: &Subject) {
     };
     let mut end = 1;
     for step in [1, 4094, 1, 4096, 100_000, 3] {
-        segment.extend(end + step).unwrap();
-        segment.extend(end).unwrap();
+        segment.extend(end + step, subject.mode).unwrap();
+        segment.extend(end, subject.mode).unwrap();
         assert_eq!(segment.window(), end + step, "never back");
         let len = usize::try_from(step).unwrap();
         assert_eq!(segment.append(&[&pattern(end, len)]).unwrap(), end);
@@ -185,6 +186,34 @@ fn a_window_grows_as_often_as_it_must(subject: &Subject) {
     assert_eq!(bytes_at(&*segment, 0, len), pattern(0, len));
     assert_eq!(first, pattern(0, 1));
     assert!(subject.file_len() >= end);
+}
+
+/// Whichever way a step was prepared, whoever appends there, whatever was there before: the bytes are
+/// the same.
+fn steps_may_be_prepared_in_turns_for_copies_and_for_writes(subject: &Subject) {
+    const STEP: u64 = 10_000;
+    let modes = [WriteMode::Write, subject.mode];
+    let segment = subject.create(STEP);
+    let (mut end, mut window) = (0, STEP);
+    for n in 0..40 {
+        // Sometimes two steps ahead; appends end within a step, at its end, and beyond it.
+        while window < end + 14_000 {
+            segment.extend(window + STEP, modes[n / 3 % 2]).unwrap();
+            window += STEP;
+        }
+        let len = [7000, 3000, 14_000, 1, 9999][n % 5];
+        assert_eq!(segment.append(&[&pattern(end, len)]).unwrap(), end);
+        end += len as u64;
+        if n % 7 == 6 {
+            segment.sync(SyncPoint::SegmentData).unwrap();
+        }
+        if n % 16 == 15 {
+            segment.release_window().unwrap();
+            window = end;
+        }
+        let all = usize::try_from(end).unwrap();
+        assert_eq!(bytes_at(&*segment, 0, all), pattern(0, all));
+    }
 }
 
 fn nothing_past_the_published_end_is_sliced(subject: &Subject) {
@@ -216,7 +245,7 @@ fn a_sealed_file_keeps_its_slices_and_nothing_else(subject: &Subject) {
     assert_eq!((segment.published(), segment.window()), (5000, 5000));
     assert!(matches!(segment.append(&[&[1]]), Err(AppendError::Sealed)));
     assert!(matches!(segment.append(&[]), Err(AppendError::Sealed)));
-    assert!(segment.extend(10_000).is_err());
+    assert!(segment.extend(10_000, subject.mode).is_err());
     segment.seal().unwrap();
     segment.release_window().unwrap();
     assert_eq!(subject.file_len(), 5000);
@@ -237,7 +266,7 @@ fn a_released_window_comes_back_when_asked_for(subject: &Subject) {
     assert_eq!(subject.file_len(), 5000, "gives the blocks back");
     assert!(matches!(segment.append(&[&[1]]), Err(AppendError::WindowFull { needed: 5001 })));
     assert_eq!(bytes_at(&*segment, 10, 4990), pattern(10, 4990));
-    segment.extend(20_000).unwrap();
+    segment.extend(20_000, subject.mode).unwrap();
     assert_eq!(segment.append(&[&pattern(5000, 15_000)]).unwrap(), 5000);
     assert_eq!(bytes_at(&*segment, 0, 20_000), pattern(0, 20_000));
     assert_eq!(slice, pattern(0, 5000));
@@ -253,7 +282,7 @@ fn a_reopened_file_goes_on_where_it_was_published(subject: &Subject) {
     assert_eq!((segment.published(), segment.window()), (9000, 9000));
     assert_eq!(subject.file_len(), 9000, "the tail is gone");
     assert!(matches!(segment.append(&[&[1]]), Err(AppendError::WindowFull { needed: 9001 })));
-    segment.extend(30_000).unwrap();
+    segment.extend(30_000, subject.mode).unwrap();
     assert_eq!(segment.append(&[&pattern(9000, 100)]).unwrap(), 9000);
     assert_eq!(bytes_at(&*segment, 0, 9100), pattern(0, 9100));
     assert!(segment.read(9100, 10_000).unwrap().iter().all(|byte| *byte == 0));
@@ -263,11 +292,12 @@ fn a_file_shorter_than_published_is_refused(subject: &Subject) {
     let segment = subject.create(100);
     segment.append(&[&[1; 100]]).unwrap();
     drop(segment);
-    for append in [None, Some(subject.mode)] {
-        let error = subject.disk.open_segment(&subject.path(), 101, append).unwrap_err();
+    for access in [Access::Read, Access::Append] {
+        let error = subject.disk.open_segment(&subject.path(), 101, access).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
-    let missing = subject.disk.open_segment(&subject.dir.join("none"), 0, None).unwrap_err();
+    let missing =
+        subject.disk.open_segment(&subject.dir.join("none"), 0, Access::Read).unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
 }
 
@@ -275,9 +305,9 @@ fn a_read_only_file_changes_in_no_way(subject: &Subject) {
     let segment = subject.create(20_000);
     segment.append(&[&pattern(0, 9000)]).unwrap();
     drop(segment);
-    let segment = subject.disk.open_segment(&subject.path(), 5000, None).unwrap();
+    let segment = subject.disk.open_segment(&subject.path(), 5000, Access::Read).unwrap();
     assert!(matches!(segment.append(&[&[1]]), Err(AppendError::Sealed)));
-    assert!(segment.extend(30_000).is_err());
+    assert!(segment.extend(30_000, subject.mode).is_err());
     segment.seal().unwrap();
     segment.release_window().unwrap();
     segment.sync(SyncPoint::SegmentRecovered).unwrap();
@@ -310,7 +340,7 @@ fn a_name_that_is_taken_is_not_opened_as_new(subject: &Subject) {
     subject.create(100).append(&[b"first"]).unwrap();
     let error = subject.disk.create_segment(&subject.path(), 100, subject.mode).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-    let segment = subject.disk.open_segment(&subject.path(), 5, None).unwrap();
+    let segment = subject.disk.open_segment(&subject.path(), 5, Access::Read).unwrap();
     assert_eq!(&bytes_at(&*segment, 0, 5)[..], b"first", "the file is still there");
 }
 
@@ -363,7 +393,7 @@ fn extensions_may_run_beside_appends(subject: &Subject) {
             let mut window = 4096;
             while window < END {
                 window += 50_000;
-                extender.extend(window).unwrap();
+                extender.extend(window, subject.mode).unwrap();
             }
         });
         let mut at = 0;
@@ -452,7 +482,7 @@ fn full_disk(disk: &RealDisk, dir: &Path, mode: WriteMode) {
     segment.sync(SyncPoint::SegmentData).unwrap();
     let slice = bytes_at(&*segment, 0, 500_000);
     let free = disk.space(dir).unwrap().free;
-    let error = segment.extend(100 << 20).unwrap_err();
+    let error = segment.extend(100 << 20, mode).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
     assert_eq!(segment.window(), 1 << 20);
     assert_eq!(std::fs::metadata(&path).unwrap().len(), 1 << 20, "undone");
@@ -477,7 +507,7 @@ fn full_disk(disk: &RealDisk, dir: &Path, mode: WriteMode) {
     let full = segment.append(&[&[1]]).unwrap_err();
     assert!(matches!(full, AppendError::WindowFull { .. }));
     assert_eq!(
-        segment.extend((1 << 20) + (1 << 19)).unwrap_err().kind(),
+        segment.extend((1 << 20) + (1 << 19), mode).unwrap_err().kind(),
         io::ErrorKind::StorageFull
     );
     assert_eq!(bytes_at(&*segment, 0, 1 << 20), pattern(0, 1 << 20));
@@ -485,7 +515,7 @@ fn full_disk(disk: &RealDisk, dir: &Path, mode: WriteMode) {
     // And it goes on once there is room.
     drop(filler);
     disk.remove_file(&dir.join("filler")).unwrap();
-    segment.extend(2 << 20).unwrap();
+    segment.extend(2 << 20, mode).unwrap();
     segment.append(&[&pattern(1 << 20, 1 << 20)]).unwrap();
     assert_eq!(bytes_at(&*segment, 0, 2 << 20), pattern(0, 2 << 20));
     assert_eq!(slice, pattern(0, 500_000));

@@ -3,7 +3,7 @@
 //!
 //! | | mapped | not mapped |
 //! |---|---|---|
-//! | append | `memcpy` ([`WriteMode::Map`]) or `pwrite` | `pwrite` |
+//! | append | `memcpy` where the window is populated ([`WriteMode::Map`]), else `pwrite` | `pwrite` |
 //! | [`try_slice`](SegmentFile::try_slice) | a view, if resident | a copy, if cached |
 //! | [`read`](SegmentFile::read) | `pread` into a pooled buffer | the same |
 //!
@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    AppendError, File, SegmentFile, SyncPoint, WriteMode,
+    Access, AppendError, File, SegmentFile, SyncPoint, WriteMode,
     buffers::Buffers,
     extent::Extent,
     maps::Maps,
@@ -34,8 +34,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct MappedSegment {
     file: Arc<MappedFile>,
-    /// How to append; `None` if opened read-only.
-    mode: Option<WriteMode>,
+    access: Access,
     /// Sealed and without hope of a map: copies will do.
     unmappable: AtomicBool,
     maps: Arc<Maps>,
@@ -55,22 +54,21 @@ impl MappedSegment {
     ) -> io::Result<Self> {
         let extent = Arc::new(Extent::open(0));
         maps.enter_writer(file.as_std(), &extent)?;
-        let segment = Self::new(file, extent, Some(mode), maps, buffers);
-        segment.extend(len)?;
+        let segment = Self::new(file, extent, Access::Append, maps, buffers);
+        segment.extend(len, mode)?;
         Ok(segment)
     }
 
-    /// A segment whose bytes below `published` are valid. With a mode, it is cut there and can be
-    /// appended to.
+    /// A segment whose bytes below `published` are valid. To be appended to, it is cut there.
     pub(super) fn open(
         file: RealFile,
         published: u64,
-        mode: Option<WriteMode>,
+        access: Access,
         maps: Arc<Maps>,
         buffers: Buffers,
     ) -> io::Result<Self> {
         let len = check_published(&file, published)?;
-        let extent = if mode.is_some() {
+        let extent = if access == Access::Append {
             let extent = Arc::new(Extent::open(published));
             maps.enter_writer(file.as_std(), &extent)?;
             if len > published {
@@ -82,18 +80,18 @@ impl MappedSegment {
             maps.enter_reader(file.as_std(), &extent)?;
             extent
         };
-        Ok(Self::new(file, extent, mode, maps, buffers))
+        Ok(Self::new(file, extent, access, maps, buffers))
     }
 
     fn new(
         file: RealFile,
         extent: Arc<Extent>,
-        mode: Option<WriteMode>,
+        access: Access,
         maps: Arc<Maps>,
         buffers: Buffers,
     ) -> Self {
         let file = Arc::new(MappedFile::new(file, extent, maps.reserve));
-        Self { file, mode, unmappable: AtomicBool::new(false), maps, buffers }
+        Self { file, access, unmappable: AtomicBool::new(false), maps, buffers }
     }
 
     /// Gives a sealed segment a map, if it wants one.
@@ -126,11 +124,10 @@ impl SegmentFile for MappedSegment {
     }
 
     fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError> {
-        self.file.append(parts, self.mode.ok_or(AppendError::Sealed)?)
+        self.file.append(parts)
     }
 
-    fn extend(&self, to: u64) -> io::Result<()> {
-        let mode = self.mode.unwrap_or(WriteMode::Write);
+    fn extend(&self, to: u64, mode: WriteMode) -> io::Result<()> {
         self.file.extend(to, mode, || self.maps.permit())
     }
 
@@ -160,7 +157,7 @@ impl SegmentFile for MappedSegment {
     }
 
     fn release_window(&self) -> io::Result<()> {
-        if self.mode.is_some() {
+        if self.access == Access::Append {
             self.file.unmap();
         }
         self.file.shrink(false)
@@ -168,7 +165,7 @@ impl SegmentFile for MappedSegment {
 
     fn seal(&self) -> io::Result<()> {
         self.file.shrink(true)?;
-        if self.mode.is_some() && self.file.is_mapped() {
+        if self.access == Access::Append && self.file.is_mapped() {
             // Readers at the tail are still in it.
             self.file.mark_used();
             self.maps.keep_sealed(&self.file);

@@ -96,6 +96,9 @@ pub(super) struct MappedFile {
     file: RealFile,
     /// Start of what was populated last and not given back since: known to be in memory.
     resident_from: AtomicU64,
+    /// What was populated for stores. For speed alone, as are the two around it: any place of the
+    /// window may be stored to and written to.
+    populated: Populated,
     /// Start of what may have been stored to through the map and not been synced since.
     stored_from: AtomicU64,
     /// Addresses to reserve when a file that is appended to is mapped, in bytes.
@@ -113,19 +116,22 @@ impl MappedFile {
             map: ArcSwapOption::empty(),
             file,
             resident_from: AtomicU64::new(u64::MAX),
+            populated: Populated::default(),
             stored_from: AtomicU64::new(0),
             reserve,
             used: AtomicBool::new(false),
         }
     }
 
-    /// Appends by a copy into the map, or, without a map or in [`WriteMode::Write`], by a write.
-    pub(super) fn append(&self, parts: &[&[u8]], mode: WriteMode) -> Result<u64, AppendError> {
+    /// Appends by a copy into the map, where it was populated for that, or by a write.
+    pub(super) fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError> {
         let len = total(parts);
         self.extent.append(len, |at| {
             let map = self.map.load();
             match map.as_deref() {
-                Some(map) if mode == WriteMode::Map && map.writable && map.covers(at, len) => {
+                Some(map)
+                    if map.writable && map.covers(at, len) && self.populated.contains(at, len) =>
+                {
                     // Law 2: at + len is inside the window, so inside the file; law 1: nobody else
                     // writes there and nobody has a reference to it.
                     map.copy_in(parts, at);
@@ -136,8 +142,8 @@ impl MappedFile {
         })
     }
 
-    /// Grows the window to `to`: allocates, maps if `permit` gives leave, brings pages in. Undone on
-    /// error.
+    /// Grows the window to `to`: allocates, maps if `permit` gives leave, brings pages in for
+    /// [`WriteMode::Map`]. Undone on error.
     pub(super) fn extend(
         &self,
         to: u64,
@@ -149,7 +155,7 @@ impl MappedFile {
             self.file.allocate_range(from, to)?;
             let prepared = self.reach(to).and_then(|()| {
                 self.map_for_append(to, mode, permit);
-                self.populate(from, to)
+                if mode == WriteMode::Map { self.populate(from, to) } else { Ok(()) }
             });
             if let Err(error) = prepared {
                 // Nobody appends there yet. A file that stays long is only large.
@@ -173,11 +179,19 @@ impl MappedFile {
     /// only slower.
     fn map_for_append(&self, to: u64, mode: WriteMode, permit: impl FnOnce() -> Option<MapPermit>) {
         let writable = mode == WriteMode::Map;
-        if self.map.load().as_deref().is_some_and(|map| map.covers(0, to)) {
+        let (covers, may_be_stored_to) = self
+            .map
+            .load()
+            .as_deref()
+            .map_or((false, false), |map| (map.covers(0, to), map.writable));
+        if covers && (may_be_stored_to || !writable) {
             return;
         }
         let Some(permit) = permit() else {
-            self.map.store(None);
+            // One that can only be read from serves readers all the same.
+            if !covers {
+                self.map.store(None);
+            }
             return;
         };
         let reserve = if to <= self.reserve { self.reserve } else { to.saturating_mul(2) };
@@ -185,9 +199,9 @@ impl MappedFile {
         self.map.store(map.ok().map(Arc::new));
     }
 
-    /// Brings in the pages of `[from, to)`, which nobody else touches yet, if they will be stored to
-    /// through the map. For plain writes that would be work for nothing (measured: 2.3 ms for 8 MiB,
-    /// and the writes got no faster).
+    /// Brings in the pages of `[from, to)`, which nobody else touches yet, to be stored to through the
+    /// map. For plain writes that would be work for nothing (measured: 2.3 ms for 8 MiB, and the
+    /// writes got no faster).
     fn populate(&self, from: u64, to: u64) -> io::Result<()> {
         let map = self.map.load();
         let Some(map) = map.as_deref().filter(|map| map.writable) else { return Ok(()) };
@@ -196,12 +210,15 @@ impl MappedFile {
         self.file.write_zeros(from, to)?;
         match map.advise(from, to, POPULATE_WRITE) {
             // Before Linux 5.14: the first store to a folio takes a short fault, which finds it.
-            Err(Errno::INVAL) => Ok(()),
-            Err(Errno::FAULT) => Err(io::Error::other(
-                "the file system could not back the pages of a segment's window",
-            )),
-            other => other.map_err(io::Error::from),
+            Ok(()) | Err(Errno::INVAL) => self.populated.add(from, to),
+            Err(Errno::FAULT) => {
+                return Err(io::Error::other(
+                    "the file system could not back the pages of a segment's window",
+                ));
+            }
+            Err(other) => return Err(other.into()),
         }
+        Ok(())
     }
 
     /// Syncs the file.
@@ -216,11 +233,10 @@ impl MappedFile {
         };
         let full = self.extent.published() / page_size() * page_size();
         let from = self.stored_from.fetch_max(full, Ordering::Relaxed);
-        // Either is for speed alone.
-        let _ = map.advise(from, full, UNMAP_PAGES);
+        self.populated.advise(map, from, full, UNMAP_PAGES);
         self.file.sync(point)?;
         // Its pages take no stores any more: better to be told here than by each append.
-        let _ = map.advise(self.extent.published(), self.extent.window(), POPULATE_WRITE);
+        self.populated.advise(map, self.extent.published(), self.extent.window(), POPULATE_WRITE);
         Ok(())
     }
 
@@ -235,6 +251,7 @@ impl MappedFile {
     /// Lets go of the map; it lives on under the slices made of it.
     pub(super) fn unmap(&self) {
         self.resident_from.store(u64::MAX, Ordering::Relaxed);
+        self.populated.clear();
         self.map.store(None);
     }
 
@@ -306,6 +323,39 @@ impl fmt::Debug for MappedFile {
             .field("extent", &self.extent)
             .field("mapped", &self.is_mapped())
             .finish_non_exhaustive()
+    }
+}
+
+/// A range of a file; moved by whoever grows or shrinks the file, looked at by anybody.
+#[derive(Default)]
+struct Populated {
+    from: AtomicU64,
+    to: AtomicU64,
+}
+
+// === impl Populated ===
+
+impl Populated {
+    /// This as well, if it is the next, else this alone: what is before is used up, or nearly.
+    fn add(&self, from: u64, to: u64) {
+        if self.to.swap(to, Ordering::Relaxed) != from {
+            self.from.store(from, Ordering::Relaxed);
+        }
+    }
+
+    fn clear(&self) {
+        self.from.store(0, Ordering::Relaxed);
+        self.to.store(0, Ordering::Relaxed);
+    }
+
+    fn contains(&self, at: u64, len: u64) -> bool {
+        at >= self.from.load(Ordering::Relaxed) && at + len <= self.to.load(Ordering::Relaxed)
+    }
+
+    /// Advises on what of `[from, to)` lies in it; whether that succeeds matters for speed alone.
+    fn advise(&self, map: &Map, from: u64, to: u64, advice: Advice) {
+        let from = from.max(self.from.load(Ordering::Relaxed));
+        let _ = map.advise(from, to.min(self.to.load(Ordering::Relaxed)), advice);
     }
 }
 

@@ -81,8 +81,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Size of the file system that holds `path` and what is free for us.
     fn space(&self, path: &Path) -> io::Result<Space>;
 
-    /// Makes a new segment file to append to, with a window of `len` zero bytes (allocated and
-    /// populated). `ENOSPC` leaves no file behind. Durable once the file and its directory are
+    /// Makes a new segment file to append to, with a window of `len` zero bytes, as
+    /// [`SegmentFile::extend`] makes it. `ENOSPC` leaves no file behind. Durable once the file and its directory are
     /// synced.
     fn create_segment(
         &self,
@@ -92,10 +92,10 @@ pub trait Disk: fmt::Debug + Send + Sync {
     ) -> io::Result<Arc<dyn SegmentFile>>;
 
     /// Opens a segment file whose bytes below `published` are valid and will never change; fails if
-    /// the file has fewer. With `None` it is read-only; a handle that appends must have published
-    /// as much ([`io::ErrorKind::ResourceBusy`] otherwise, where segments are mapped).
+    /// the file has fewer. To read, a handle that appends must have published as much
+    /// ([`io::ErrorKind::ResourceBusy`] otherwise, where segments are mapped).
     ///
-    /// With `Some(mode)` it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
+    /// With [`Access::Append`] it can be appended to from `published` on, once [`SegmentFile::extend`]ed.
     /// What the file has past `published` is cut off first: else a whole frame behind a torn one
     /// could come back to life once new frames fill the gap. Another handle of the file that could
     /// append cannot any more. While bytes past `published` may still be read through another
@@ -105,7 +105,7 @@ pub trait Disk: fmt::Debug + Send + Sync {
         &self,
         path: &Path,
         published: u64,
-        append: Option<WriteMode>,
+        access: Access,
     ) -> io::Result<Arc<dyn SegmentFile>>;
 }
 
@@ -160,14 +160,25 @@ pub trait File: fmt::Debug + Send + Sync {
     fn sync(&self, point: SyncPoint) -> io::Result<()>;
 }
 
-/// How bytes get into a segment file; readers see no difference.
+/// What a segment file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only to be read.
+    Read,
+    /// To be appended to as well.
+    Append,
+}
+
+/// How bytes get into a part of a segment file; readers see no difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteMode {
-    /// `memcpy` into a window mapped and populated ahead: the fastest where acks do not wait for
-    /// the disk.
+    /// `memcpy` into a window mapped and populated ahead: no call of the kernel for an append, which
+    /// is what small ones cost most, and no wait for it either. The window's pages are written twice
+    /// for that: zeros first.
     Map,
-    /// `pwrite`: where every batch is synced, a map would write whole large folios to the device
-    /// for each (measured: 29.6 bytes per byte), `pwrite` does not.
+    /// `pwrite`: the cheaper one for large appends. And where every batch is synced, a map would
+    /// write whole large folios to the device for each (measured: 29.6 bytes per byte), `pwrite`
+    /// does not.
     Write,
 }
 
@@ -194,9 +205,9 @@ pub trait SegmentFile: fmt::Debug + Send + Sync {
     fn append(&self, parts: &[&[u8]]) -> Result<u64, AppendError>;
 
     /// Moves the window's end to at least `to`: allocates and, for [`WriteMode::Map`], brings in
-    /// pages ahead of the writer so that no append takes a page fault. Blocks; may run beside
+    /// pages ahead of the writer so that no append there takes a page fault. Blocks; may run beside
     /// appends and reads. Undone on error, `ENOSPC` above all.
-    fn extend(&self, to: u64) -> io::Result<()>;
+    fn extend(&self, to: u64, mode: WriteMode) -> io::Result<()>;
 
     /// The `len` bytes at `position` if they are published and in memory: a view of the map or a
     /// copy, but never a page fault. `None`: use [`SegmentFile::read`] on the I/O pool.

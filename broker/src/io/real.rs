@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, sync::Arc};
 
 use super::{
-    DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode,
+    Access, DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode,
     buffers::Buffers,
     file_system::{Mapping, mapping_of},
     limits::Limits,
@@ -198,18 +198,18 @@ impl Disk for RealDisk {
         &self,
         path: &Path,
         published: u64,
-        append: Option<WriteMode>,
+        access: Access,
     ) -> io::Result<Arc<dyn SegmentFile>> {
         let file = open(path)?;
         let buffers = self.buffers.clone();
         if self.may_map(&file) {
             let maps = self.maps.clone();
-            return Ok(Arc::new(MappedSegment::open(file, published, append, maps, buffers)?));
+            return Ok(Arc::new(MappedSegment::open(file, published, access, maps, buffers)?));
         }
         let file = Arc::new(file);
-        Ok(Arc::new(match append {
-            Some(_) => PwriteSegment::open(file, published, buffers)?,
-            None => PwriteSegment::open_read_only(file, published, buffers)?,
+        Ok(Arc::new(match access {
+            Access::Append => PwriteSegment::open(file, published, buffers)?,
+            Access::Read => PwriteSegment::open_read_only(file, published, buffers)?,
         }))
     }
 }

@@ -36,7 +36,7 @@ impl Place {
         segment.append(&[&vec![n as u8; 64 << 10]]).unwrap();
         segment.sync(SyncPoint::SegmentSealed).unwrap();
         drop(segment);
-        self.disk.open_segment(&self.path(n), 64 << 10, None).unwrap()
+        self.disk.open_segment(&self.path(n), 64 << 10, Access::Read).unwrap()
     }
 }
 
@@ -198,19 +198,19 @@ fn bytes_somebody_reads_are_not_written_to() {
     let segment = place.disk.create_segment(&path, 8192, WriteMode::Map).unwrap();
     segment.append(&[&[1; 5000]]).unwrap();
     assert_eq!(place.disk.open(&path).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
-    busy(place.disk.open_segment(&path, 5001, None));
-    let reader = place.disk.open_segment(&path, 5000, None).unwrap();
+    busy(place.disk.open_segment(&path, 5001, Access::Read));
+    let reader = place.disk.open_segment(&path, 5000, Access::Read).unwrap();
     assert_eq!(reader.read(0, 5000).unwrap(), vec![1; 5000]);
     drop(reader);
     let slice = segment.try_slice(4000, 1000).unwrap();
     drop(segment);
-    busy(place.disk.open_segment(&path, 4999, Some(WriteMode::Map)));
-    let again = place.disk.open_segment(&path, 5000, Some(WriteMode::Map)).unwrap();
-    again.extend(8192).unwrap();
+    busy(place.disk.open_segment(&path, 4999, Access::Append));
+    let again = place.disk.open_segment(&path, 5000, Access::Append).unwrap();
+    again.extend(8192, WriteMode::Map).unwrap();
     again.append(&[&[2; 3000]]).unwrap();
     assert_eq!(slice, vec![1; 1000]);
     drop((again, slice));
-    let cut = place.disk.open_segment(&path, 100, Some(WriteMode::Map)).unwrap();
+    let cut = place.disk.open_segment(&path, 100, Access::Append).unwrap();
     assert_eq!(cut.published(), 100);
     drop(cut);
     assert_eq!(place.disk.open(&path).unwrap().len().unwrap(), 100);
@@ -222,11 +222,11 @@ fn who_opens_a_segment_to_append_supersedes_the_one_before() {
     let path = place.path(0);
     let before = place.disk.create_segment(&path, 8192, WriteMode::Map).unwrap();
     before.append(&[&[1; 5000]]).unwrap();
-    let after = place.disk.open_segment(&path, 5000, Some(WriteMode::Map)).unwrap();
-    after.extend(8192).unwrap();
+    let after = place.disk.open_segment(&path, 5000, Access::Append).unwrap();
+    after.extend(8192, WriteMode::Map).unwrap();
     after.append(&[&[2; 3000]]).unwrap();
     assert!(matches!(before.append(&[&[3]]), Err(AppendError::Sealed)));
-    assert!(before.extend(10_000).is_err());
+    assert!(before.extend(10_000, WriteMode::Map).is_err());
     let slice = after.try_slice(0, 8000).unwrap();
     before.release_window().unwrap();
     before.seal().unwrap();
@@ -276,7 +276,7 @@ fn a_write_that_fails_is_the_last_of_its_segment() {
     fs::write(&path, [0; 100]).unwrap();
     let file = Arc::new(RealFile::new(fs::File::open(&path).unwrap()));
     let segment = PwriteSegment::open(file, 100, Buffers::default()).unwrap();
-    assert!(segment.extend(8192).is_err());
+    assert!(segment.extend(8192, WriteMode::Map).is_err());
     assert_eq!(segment.window(), 100);
     assert!(matches!(segment.append(&[&[1]]), Err(AppendError::WindowFull { needed: 101 })));
 }

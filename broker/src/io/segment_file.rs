@@ -11,7 +11,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{AppendError, File, SegmentFile, SyncPoint, buffers::Buffers, extent::Extent};
+use super::{
+    AppendError, File, SegmentFile, SyncPoint, WriteMode, buffers::Buffers, extent::Extent,
+};
 
 /// A segment file without a map.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl PwriteSegment {
     /// file if this fails.
     pub fn create(file: Arc<dyn File>, len: u64, buffers: Buffers) -> io::Result<Self> {
         let segment = Self { file, extent: Extent::open(0), buffers };
-        segment.extend(len)?;
+        segment.grow(len)?;
         Ok(segment)
     }
 
@@ -50,6 +52,10 @@ impl PwriteSegment {
         check_published(file.as_ref(), published)?;
         Ok(Self { file, extent: Extent::closed(published), buffers })
     }
+
+    fn grow(&self, to: u64) -> io::Result<()> {
+        self.extent.grow(to, |_| self.file.allocate(to))
+    }
 }
 
 impl SegmentFile for PwriteSegment {
@@ -65,8 +71,8 @@ impl SegmentFile for PwriteSegment {
         self.extent.append(total(parts), |at| write_parts(self.file.as_ref(), parts, at))
     }
 
-    fn extend(&self, to: u64) -> io::Result<()> {
-        self.extent.grow(to, |_| self.file.allocate(to))
+    fn extend(&self, to: u64, _mode: WriteMode) -> io::Result<()> {
+        self.grow(to)
     }
 
     fn try_slice(&self, position: u64, len: usize) -> Option<Bytes> {

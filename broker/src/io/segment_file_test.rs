@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::io::{
-    Disk, WriteMode,
+    Access, Disk, WriteMode,
     sim::{PowerCut, SimDisk},
 };
 
@@ -22,7 +22,7 @@ fn what_was_synced_of_a_segment_survives_a_power_loss_at_any_time() {
     let mut end = 0;
     for len in [100, 5000, 1, 4096, 9000, 12_000] {
         if end + len > segment.window() {
-            segment.extend(end + 20_000).unwrap();
+            segment.extend(end + 20_000, WriteMode::Write).unwrap();
         }
         segment.append(&[&vec![7; usize::try_from(len).unwrap()]]).unwrap();
         end += len;
@@ -38,7 +38,7 @@ fn what_was_synced_of_a_segment_survives_a_power_loss_at_any_time() {
         for cut in PowerCut::sample(30) {
             let found = state.snapshot().power_loss(cut);
             let Some(&(_, safe)) = safe else { continue };
-            let segment = found.open_segment(Path::new(PATH), safe, None).unwrap();
+            let segment = found.open_segment(Path::new(PATH), safe, Access::Read).unwrap();
             let bytes = segment.read(0, 100_000).unwrap();
             let (before, behind) = bytes.split_at(usize::try_from(safe).unwrap());
             assert!(before.iter().all(|byte| *byte == 7), "{cut:?} after {ops}");
@@ -57,14 +57,14 @@ fn what_was_cut_off_when_reopened_never_stands_behind_new_bytes() {
     segment.sync(SyncPoint::SegmentData).unwrap();
     let disk = disk.power_loss(PowerCut::LoseUnsynced);
     disk.record_history();
-    let segment = disk.open_segment(Path::new(PATH), 9000, Some(WriteMode::Write)).unwrap();
-    segment.extend(40_000).unwrap();
+    let segment = disk.open_segment(Path::new(PATH), 9000, Access::Append).unwrap();
+    segment.extend(40_000, WriteMode::Write).unwrap();
     segment.append(&[&[b'n'; 10_000]]).unwrap();
     let mut both_ways = [0, 0];
     for state in disk.history() {
         for cut in PowerCut::sample(60) {
             let found = state.snapshot().power_loss(cut);
-            let segment = found.open_segment(Path::new(PATH), 9000, None).unwrap();
+            let segment = found.open_segment(Path::new(PATH), 9000, Access::Read).unwrap();
             let bytes = segment.read(0, 40_000).unwrap();
             assert!(bytes[..9000].iter().all(|byte| *byte == b'v'));
             let [new, old] = [b'n', b'o'].map(|byte| bytes[9000..].contains(&byte));
@@ -87,7 +87,7 @@ fn a_failed_append_is_the_last_and_publishes_nothing() {
     assert!(matches!(error, AppendError::Io(_)), "{error}");
     assert_eq!((segment.published(), segment.window()), (5000, 5000));
     assert!(matches!(segment.append(&[&[3]]), Err(AppendError::Sealed)));
-    assert!(segment.extend(30_000).is_err());
+    assert!(segment.extend(30_000, WriteMode::Write).is_err());
     segment.seal().unwrap();
     assert_eq!(segment.read(0, 20_000).unwrap(), vec![1; 5000]);
 }
@@ -97,11 +97,11 @@ fn a_full_disk_ends_an_extension_and_nothing_else() {
     let disk = SimDisk::new(2);
     let segment = disk.create_segment(Path::new(PATH), 8192, WriteMode::Write).unwrap();
     disk.set_capacity(Some(4 * 4096));
-    let error = segment.extend(5 * 4096).unwrap_err();
+    let error = segment.extend(5 * 4096, WriteMode::Write).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(segment.window(), 8192);
     segment.append(&[&[1; 8192]]).unwrap();
-    segment.extend(4 * 4096).unwrap();
+    segment.extend(4 * 4096, WriteMode::Write).unwrap();
     segment.append(&[&[1; 8192]]).unwrap();
     assert_eq!(segment.read(0, 20_000).unwrap(), vec![1; 16_384]);
 }

@@ -48,7 +48,7 @@ use self::{
     world::{Planned, State, World},
 };
 use super::{
-    DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode, buffers::Buffers,
+    Access, DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode, buffers::Buffers,
     segment_file::PwriteSegment,
 };
 
@@ -308,12 +308,12 @@ impl Disk for SimDisk {
         &self,
         path: &Path,
         published: u64,
-        append: Option<WriteMode>,
+        access: Access,
     ) -> io::Result<Arc<dyn SegmentFile>> {
         let (file, buffers) = (self.open(path)?, self.buffers.clone());
-        Ok(Arc::new(match append {
-            Some(_) => PwriteSegment::open(file, published, buffers)?,
-            None => PwriteSegment::open_read_only(file, published, buffers)?,
+        Ok(Arc::new(match access {
+            Access::Append => PwriteSegment::open(file, published, buffers)?,
+            Access::Read => PwriteSegment::open_read_only(file, published, buffers)?,
         }))
     }
 }

@@ -17,7 +17,7 @@ pub struct LogConfig {
     pub segment_age: Duration,
     /// Bytes of batches per index entry.
     pub index_interval_bytes: u32,
-    /// How bytes get into segment files.
+    /// How bytes get into segment files: [`WriteMode::Map`] where that is the cheaper one.
     pub write_mode: WriteMode,
     /// The window of a segment that is appended to rarely, in bytes.
     pub window_min: u64,

@@ -90,6 +90,7 @@ mod time_index;
 mod truncation;
 mod walk;
 mod window;
+mod writing;
 
 #[cfg(test)]
 mod faults_test;

@@ -32,6 +32,7 @@ use super::{
     retention::{self, RetentionPolicy, SegmentFacts},
     shared::Shared,
     work::DiskSide,
+    writing::Writing,
 };
 use crate::io;
 
@@ -52,6 +53,7 @@ pub struct Log {
     /// As last noted by the owner; goes into checkpoints.
     pub(super) high_watermark: Offset,
     pub(super) damage: Option<Damage>,
+    pub(super) writing: Writing,
     pub(super) status: Status,
 }
 
@@ -126,6 +128,7 @@ impl Log {
         segment.note_timestamp(header.max_timestamp, log_end);
         active.first_append.get_or_insert(now);
         active.last_append = now;
+        self.writing.note(frame_bytes);
         if self.status.need == Some(Need::Release) {
             self.status.need = None;
         }
@@ -147,6 +150,12 @@ impl Log {
         counters.batches_appended.add(1);
         counters.bytes_appended.add(batch.total_bytes() as u64);
         Ok(Appended { base_offset: log_end, log_end_offset: next })
+    }
+
+    /// How long the last append took, by its caller's clock. One that made the caller wait should not
+    /// have: room for those to come is made ready otherwise for a while.
+    pub fn note_took(&mut self, took: Duration) {
+        self.writing.note_took(took, self.status.now);
     }
 
     /// What a batch would be to this log if it were appended now; `None`: the log is being cut, ask
@@ -191,12 +200,10 @@ impl Log {
         }
     }
 
-    /// To be called every few seconds: forgets producers, tries a full disk again, gives back what
-    /// an idle partition holds. Work may be due afterwards.
+    /// To be called every few seconds: tries a full disk again, gives back what an idle partition
+    /// holds. Work may be due afterwards.
     pub fn tick(&mut self, now: Timestamp) {
         self.status.now = now;
-        let expired = self.producers.expire(now);
-        self.shared.env.counters.producers_expired.add(expired as u64);
         self.forget_storage_full(now);
         if let Active::Open(active) = &self.active
             && self.status.need.is_none()
@@ -204,6 +211,13 @@ impl Log {
         {
             self.status.need = Some(Need::Release);
         }
+    }
+
+    /// Forgets producers that wrote nothing for `producer.id.expiration.ms`. Apart from
+    /// [`Log::tick`], for those who do not trust their clock.
+    pub fn expire_producers(&mut self, now: Timestamp) {
+        let expired = self.producers.expire(now);
+        self.shared.env.counters.producers_expired.add(expired as u64);
     }
 
     /// Takes new settings; what they say of segments counts from the next roll on.

@@ -15,7 +15,7 @@ use super::{
     shared::Shared,
     work::{Context, Outcome, Voided},
 };
-use crate::io::{SegmentFile, WriteMode, failure as io_failure};
+use crate::io::{Access, SegmentFile, WriteMode, failure as io_failure};
 
 /// What the active segment needs.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) enum Ready {
     /// The last segment, which a clean stop left, again.
     Reopen { segment: Arc<Segment>, ahead: u64, mode: WriteMode },
     /// The window's end moved to `to`.
-    Extend { open: Arc<OpenSegment>, to: u64 },
+    Extend { open: Arc<OpenSegment>, to: u64, mode: WriteMode },
     /// Nothing for a while: window and map are given back.
     Release { open: Arc<OpenSegment> },
 }
@@ -66,11 +66,11 @@ impl Ready {
             }
             Self::Reopen { segment, ahead, mode } => reopen(shared, &segment, ahead, mode)
                 .map(|open| Readied::Reopened { open: Arc::new(open) }),
-            Self::Extend { open, to } => {
+            Self::Extend { open, to, mode } => {
                 counters.extends.add(1);
                 let path = shared.segment_path(open.base());
                 open.file
-                    .extend(to)
+                    .extend(to, mode)
                     .map(|()| Readied::Extended)
                     .map_err(|error| shared.failed("extending", &path, error))
             }
@@ -139,7 +139,7 @@ fn reopen(
     let path = shared.segment_path(base);
     let end = segment.end().expect("a closed segment has an end");
     let file = disk
-        .open_segment(&path, end.position, Some(mode))
+        .open_segment(&path, end.position, Access::Append)
         .map_err(|error| shared.failed("opening", &path, error))?;
     let header = segment::read_header(file.as_ref(), &path, shared.partition, base)?;
     let mut open = OpenSegment::new(file, base, header.salt, end.position);
@@ -152,7 +152,7 @@ fn reopen(
         }
     }
     open.file
-        .extend(end.position + ahead)
+        .extend(end.position + ahead, mode)
         .map_err(|error| shared.failed("extending", &path, error))?;
     Ok(open)
 }

@@ -40,6 +40,7 @@ use super::{
     segment_list::SegmentList,
     shared::Shared,
     work::DiskSide,
+    writing::Writing,
 };
 use crate::io::{SyncPoint, dir};
 
@@ -150,6 +151,7 @@ impl Log {
             flush: FlushState::new(Offset::ZERO),
             high_watermark: Offset::ZERO,
             damage: None,
+            writing: Writing::new(),
             status: Status::default(),
         })
     }
@@ -240,6 +242,7 @@ impl Log {
             flush: FlushState::new(log_end),
             recovery_point,
             damage,
+            writing: Writing::new(),
             status: Status { now, ..Status::default() },
         })
     }

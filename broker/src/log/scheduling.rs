@@ -200,7 +200,7 @@ impl Log {
 
     fn ready_work(&mut self) -> Option<Ready> {
         let need = self.status.need?;
-        let mode = self.config.write_mode;
+        let mode = self.writing.next(self.config.write_mode, self.status.now);
         let ahead = self.config.window_min;
         let base = self.log_end_offset();
         let ready = match (need, &mut self.active) {
@@ -211,7 +211,7 @@ impl Log {
             }
             (Need::Window { needed }, Active::Open(active)) => {
                 let to = active.next_window(needed, self.status.now, &self.config);
-                Ready::Extend { open: active.open.clone(), to }
+                Ready::Extend { open: active.open.clone(), to, mode }
             }
             (Need::Release, Active::Open(active)) => {
                 active.grant.resize(0);

@@ -32,7 +32,7 @@ use super::{
     time_index::TimeIndex,
     walk::Frame,
 };
-use crate::io::{Disk, SegmentFile};
+use crate::io::{Access, Disk, SegmentFile};
 
 /// Where a sealed segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,7 +280,7 @@ pub(super) fn open_file(
     published: u64,
 ) -> Result<(PathBuf, Arc<dyn SegmentFile>), LogError> {
     let path = layout::segment_file(dir, base);
-    match disk.open_segment(&path, published, None) {
+    match disk.open_segment(&path, published, Access::Read) {
         Ok(file) => Ok((path, file)),
         Err(error) => Err(LogError::io("opening", &path, error)),
     }

@@ -1,4 +1,4 @@
-//! How far ahead of the writer the active segment is allocated and populated: little for a
+//! How far ahead of the writer the active segment is made ready ([`super::writing`]): little for a
 //! partition that is written to now and then, much for one that is written to all the time.
 //! Pure.
 //!
