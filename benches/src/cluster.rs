@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     broker::{AS_BROKER, DataDir},
     error::{BenchError, Result},
+    lines::Lines,
     peers::server::free_ports,
     process::{self, Process},
     workload::{CLUSTER_NODES_MAX, CLUSTER_NODES_MIN},
@@ -60,6 +61,8 @@ pub struct Cluster {
     /// Addresses for clients, for HTTP and for other nodes.
     ports: Vec<[u16; 3]>,
     processes: Vec<Option<Process>>,
+    /// What lies between its nodes, if it is to be made slow.
+    lines: Option<Lines>,
     dir: TempDir,
 }
 
@@ -71,10 +74,29 @@ impl Cluster {
     /// # Errors
     /// It does not start; with what a broker said.
     pub async fn start(args: &ClusterArgs) -> Result<Self> {
+        let ports = ports(args.nodes as usize)?;
+        Self::start_on(args, ports, None).await
+    }
+
+    /// The same over lines that can be made slow.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`]; and this machine has no such lines.
+    pub async fn start_on_lines(args: &ClusterArgs) -> Result<Self> {
+        let ports = ports(args.nodes as usize)?;
+        let internal: Vec<u16> = ports.iter().map(|[.., internal]| *internal).collect();
+        Self::start_on(args, ports, Some(Lines::to(&internal)?)).await
+    }
+
+    async fn start_on(
+        args: &ClusterArgs,
+        ports: Vec<[u16; 3]>,
+        lines: Option<Lines>,
+    ) -> Result<Self> {
         let nodes = args.nodes as usize;
         let dir = args.dir.make()?;
         let processes = (0..nodes).map(|_| None).collect();
-        let mut cluster = Self { args: args.clone(), ports: ports(nodes)?, processes, dir };
+        let mut cluster = Self { args: args.clone(), ports, processes, lines, dir };
         // The first founds the cluster when all others are there: together.
         let starting: Vec<_> = (1..=nodes)
             .map(|node| Process::begin("a broker", cluster.command(node)?))
@@ -102,8 +124,11 @@ impl Cluster {
             None => process::this_program([AS_BROKER])?,
         };
         let [grpc, http, internal] = self.ports[node - 1];
-        let seeds: Vec<_> =
-            self.ports.iter().map(|[.., internal]| format!("127.0.0.1:{internal}")).collect();
+        let dialled: Vec<u16> = match &self.lines {
+            Some(lines) => lines.ports().to_vec(),
+            None => self.ports.iter().map(|[.., internal]| *internal).collect(),
+        };
+        let seeds: Vec<_> = dialled.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let data = self.dir.path().join(format!("node-{node}"));
         fs::create_dir_all(&data).map_err(BenchError::io(format!("making {}", data.display())))?;
         command.arg("serve");
@@ -111,6 +136,7 @@ impl Cluster {
             format!("network.grpc.listen=127.0.0.1:{grpc}"),
             format!("network.http.listen=127.0.0.1:{http}"),
             format!("network.internal.listen=127.0.0.1:{internal}"),
+            format!("network.internal.advertised.port={}", dialled[node - 1]),
             format!("broker.data.dir={}", data.display()),
             format!("broker.node.id={node}"),
             format!("controller.quorum.bootstrap.servers={}", seeds.join(",")),
@@ -149,6 +175,11 @@ impl Cluster {
     pub fn http_address(&self, node: usize) -> String {
         let [_, http, _] = self.ports[node - 1];
         format!("127.0.0.1:{http}")
+    }
+
+    /// What lies between its nodes, where it was started on that.
+    pub fn lines(&self) -> Option<&Lines> {
+        self.lines.as_ref()
     }
 
     /// The directory that has the data of all.

@@ -8,6 +8,7 @@
 //! | [`product`], [`broker`] | runs of the product, on a broker process started for them |
 //! | [`restart`] | how soon a broker serves again, what it takes when idle |
 //! | [`cluster`], [`failover`], [`isr_faults`] | three brokers: how long a killed leader is felt; what `min.insync.replicas` costs |
+//! | [`lines`] | lines between brokers that can be made slow |
 //! | [`ceiling`] | null sink, null source, ping-pong, bare TCP, disk |
 //! | [`load`], [`wire`] | load through the public client; through the bare streams |
 //! | [`peers`] | other brokers beside ours |
@@ -26,6 +27,7 @@ pub mod cluster;
 pub mod error;
 pub mod failover;
 pub mod isr_faults;
+pub mod lines;
 pub mod load;
 pub mod measure;
 pub mod named;

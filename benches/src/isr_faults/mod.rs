@@ -1,20 +1,21 @@
 //! What `min.insync.replicas` costs: producers and a consumer at full speed on three brokers, while
 //! followers are slow, or stand still.
 //!
-//! | follower | stopped for | takes part in time | what is promised |
+//! | follower | what is done to it | takes part in time | what is promised |
 //! |---|---|---|---|
-//! | slow | 45 of every 50 ms | as a rule: it takes `replica.lag.bytes.max` within `replica.lag.time.max.ms`, and is *healthy* (`broker/src/replica/event.rs`, `Limits`) | stays in the ISR; producers go at its pace, and lag stays in its budget: nobody is evicted for the load |
-//! | crawling | 995 of every 1000 ms | no | holds producers up for `replica.lag.time.max.ms` at most; leaves the ISR, once; then nobody waits for it |
-//! | paused | 5 s | not meanwhile | as crawling, if it lasted |
+//! | slow | stopped for 45 of every 50 ms | as a rule: it takes `replica.lag.bytes.max` within `replica.lag.time.max.ms`, and is *healthy* (`broker/src/replica/event.rs`, `Limits`) | stays in the ISR; producers go at its pace, and lag stays in its budget: nobody is evicted for the load |
+//! | crawling | what others say to it comes at 1 MiB/s on each connection | no | holds producers up for `replica.lag.time.max.ms` at most; leaves the ISR, once; then nobody waits for it, and the rate is at least 0.95 of what it was |
+//! | paused | stopped for 5 s | not meanwhile | as crawling, if it lasted |
 //!
 //! How far a follower can be behind is bounded by what producers have on their way. One that reaches
 //! that within `replica.lag.time.max.ms` stays in the ISR, however slow it makes them. So there are as
 //! many producers as fill the budget.
 //!
-//! How much a stopped process takes in its five milliseconds differs from machine to machine: some
-//! 8 MiB, what a leader has under way to it, which is too near to the 6.7 MB/s that are healthy by
-//! default. So clusters with crawling followers run with [`CRAWL_SETTINGS`], by which 22 MB/s are; and
-//! with a session that such a process keeps, so that it is slowness that is measured, and not fencing.
+//! A process that is stopped by turns cannot crawl: whoever stops it is scheduled late, and it takes the
+//! whole budget meanwhile. So a crawling follower runs as it likes, behind lines that are slow
+//! ([`Lines`]): heartbeats come by a connection of their own and are not held up. All
+//! brokers of that cluster talk over such lines, which cost something themselves; so its rate is held
+//! against its own before the fault, not against that of the other cluster.
 
 mod load;
 mod witness;
@@ -46,6 +47,7 @@ use self::{
 use crate::{
     cluster::{Cluster, ClusterArgs, signal},
     error::{BenchError, Result},
+    lines::Lines,
     outcome::Document,
     session::SessionArgs,
     units,
@@ -62,10 +64,8 @@ const REPLICAS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(5);
 /// A slow follower runs and stands by turns, so long each.
 const SLOW: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(45));
-/// So does a crawling one.
-const CRAWL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(995));
-/// What brokers with crawling followers are told.
-const CRAWL_SETTINGS: [&str; 2] = ["replica.lag.time.max.ms=3s", "broker.session.timeout.ms=30s"];
+/// What comes to a crawling one in a second: a sixth of what is healthy by default.
+const CRAWL_BYTES_PER_S: u64 = 1 << 20;
 /// What a topic keeps, so that a run does not fill the disk; and more than any budget.
 const KEPT_BYTES: &str = "2GiB";
 
@@ -115,7 +115,8 @@ pub struct IsrFault {
     #[serde(default)]
     pub acked_while_slow_bytes_per_s: f64,
     /// `acked_at_last_bytes_per_s` over that of the cell without a fault and with the same
-    /// `min.insync.replicas`, if it was measured before.
+    /// `min.insync.replicas`, if it was measured before; with a crawling follower, whose brokers talk over
+    /// other lines, over that of the same cell before the fault.
     #[serde(default)]
     pub ratio_at_last: Option<f64>,
     /// Looks at what `riverrun explain` says, from the beginning to the end.
@@ -156,13 +157,10 @@ pub async fn run(
     let (crawling, others): (Vec<Fault>, Vec<Fault>) =
         faults.iter().partition(|fault| fault.crawls());
     for faults in [others, crawling].iter().filter(|faults| !faults.is_empty()) {
-        let mut args_of_these = cluster.clone();
-        if faults[0].crawls() {
-            // What was asked for comes last, and so wins.
-            let settings = CRAWL_SETTINGS.map(str::to_owned).into_iter();
-            args_of_these.broker_set = settings.chain(args_of_these.broker_set).collect();
-        }
-        let cluster = Cluster::start(&args_of_these).await?;
+        let cluster = match faults[0].crawls() {
+            true => Cluster::start_on_lines(cluster).await?,
+            false => Cluster::start(cluster).await?,
+        };
         for fault in faults.iter().copied() {
             for min_isr in min_isrs.iter().copied() {
                 if fault.crawls() && min_isr > REPLICAS - 1 {
@@ -192,8 +190,9 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
     let leader = topic.partitions[0].leader.expect("it was waited for");
     let http = cluster.http_address(leader.0 as usize);
     let followers = followers(&client, &topic).await?;
+    let struck = followers[..fault.strikes()].to_vec();
     let processes: Vec<Pid> =
-        followers.iter().map(|id| cluster.process(*id as usize)).collect::<Result<_>>()?;
+        struck.iter().map(|id| cluster.process(*id as usize)).collect::<Result<_>>()?;
     let counters = Arc::<Counters>::default();
     let seen = Arc::<Mutex<Seen>>::default();
     let consuming = load::consume(client.clone(), name.clone(), Arc::clone(&counters));
@@ -206,7 +205,7 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
     let before = sample(&counters, BEFORE).await;
     let shrinks_before = witness::isr_shrinks(&http).await?;
     *seen.lock() = Seen::default();
-    let strike = Strike::begin(fault, &processes)?;
+    let strike = Strike::begin(fault, &processes, cluster.lines())?;
     let samples = sample(&counters, lasts).await;
     drop(strike);
     drop(watching);
@@ -221,7 +220,6 @@ async fn once(cluster: &Cluster, min_isr: u32, fault: Fault, lasts: Duration) ->
     let deleted = client.admin().delete_topic(name.as_str()).await;
     deleted.map_err(BenchError::client("deleting the topic"))?;
     let seen = seen.lock().clone();
-    let struck = followers[..fault.strikes()].to_vec();
     let failed = counters.failed.load(Ordering::SeqCst);
     let cell = cell(min_isr, fault, (&before, &samples), &seen);
     Ok(IsrFault { isr_shrinks, failed, struck, ..cell })
@@ -293,23 +291,28 @@ fn cell(
 /// By threads of their own: a task would come late to stopping one, where the load keeps the runtime
 /// busy, and a follower that was to crawl would run.
 #[derive(Debug)]
-struct Strike {
+struct Strike<'a> {
     over: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    slowed: Option<&'a Lines>,
 }
 
 // === impl Strike ===
 
-impl Strike {
-    fn begin(fault: Fault, followers: &[Pid]) -> Result<Self> {
+impl<'a> Strike<'a> {
+    fn begin(fault: Fault, struck: &[Pid], lines: Option<&'a Lines>) -> Result<Self> {
+        let mut strike = Self { over: Arc::default(), threads: Vec::new(), slowed: None };
+        if let (true, Some(lines), Some(follower)) = (fault.crawls(), lines, struck.first()) {
+            lines.slow(follower.as_raw_nonzero().get().unsigned_abs(), CRAWL_BYTES_PER_S);
+            strike.slowed = Some(lines);
+            return Ok(strike);
+        }
         let (runs, stands) = match fault {
-            Fault::OneCrawling => CRAWL,
             // Longer than anything lasts: once.
             Fault::OnePaused => (Duration::from_secs(24 * 60 * 60), PAUSE),
             _ => SLOW,
         };
-        let mut strike = Self { over: Arc::default(), threads: Vec::new() };
-        for follower in followers.iter().take(fault.strikes()).copied() {
+        for follower in struck.iter().copied() {
             let over = Arc::clone(&strike.over);
             let by_turns = move || {
                 while !over.load(Ordering::SeqCst) {
@@ -326,9 +329,12 @@ impl Strike {
     }
 }
 
-impl Drop for Strike {
-    /// Whoever was stopped goes on.
+impl Drop for Strike<'_> {
+    /// Whoever was stopped goes on, what was slow is as it was.
     fn drop(&mut self) {
+        if let Some(lines) = self.slowed {
+            lines.heal();
+        }
         self.over.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
             // Out of one pause, and out of the next.
@@ -375,7 +381,11 @@ impl IsrFault {
     /// Sets the ratio to the same without a fault.
     fn hold_against(&mut self, measured: &[Self]) {
         let without = |cell: &&Self| cell.fault == Fault::None && cell.min_isr == self.min_isr;
-        let usual = measured.iter().find(without).map(|cell| cell.acked_at_last_bytes_per_s);
+        let other = measured.iter().find(without).map(|cell| cell.acked_at_last_bytes_per_s);
+        let usual = match self.fault.crawls() {
+            true => Some(self.acked_before_bytes_per_s),
+            false => other,
+        };
         let usual = usual.filter(|usual| *usual > 0.0);
         self.ratio_at_last = usual.map(|usual| self.acked_at_last_bytes_per_s / usual);
     }
@@ -469,17 +479,20 @@ mod tests {
             isr_shrinks: 1,
             named: vec![named],
             struck: vec![3],
-            ..cell(2, Fault::OneCrawling, (&before, &since), &seen)
+            ..cell(2, Fault::OneSlow, (&before, &since), &seen)
         };
         found.hold_against(&[other, usual]);
         let text = found.to_string();
         for part in [
-            "replicas 2, one crawling",
+            "replicas 2, one slow",
             "1 shrink(s)",
             "0.50 of that without a fault",
             "struck: broker 3; explain named follower_slow broker 3 in 7 of 9 looks",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        let mut crawling = cell(2, Fault::OneCrawling, (&before, &samples(&[75; 4])), &seen);
+        crawling.hold_against(&[]);
+        assert_eq!(crawling.ratio_at_last, Some(0.75), "of its own, before");
     }
 }
