@@ -4,6 +4,11 @@
 //! and decides nothing but retention and stamps; [`Instant`] only moves forward and measures waits,
 //! leases and timeouts. It goes on while the machine sleeps (CLOCK_BOOTTIME): a lease that ran out
 //! during a suspend has run out.
+//!
+//! A wall clock may be wrong: what it is compared with is in `offset`, what follows of that in `trust`.
+
+mod offset;
+mod trust;
 
 use std::{
     fmt,
@@ -14,6 +19,9 @@ use std::{
 
 use riverrun_proto::timestamp::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+
+pub use offset::ClockOffset;
+pub use trust::{ClockNews, ClockOff, ClocksTold, WallTrust};
 
 /// Goes on while the machine sleeps. Apple's CLOCK_MONOTONIC does that by itself.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "openbsd"))]

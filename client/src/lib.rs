@@ -73,11 +73,11 @@ pub use self::producer::simulation;
 pub use self::{
     address::{Address, DEFAULT_PORT},
     admin::{
-        Admin, AlterConfigs, Behind, BrokerPresence, BrokerState, ClusterDescription, ConfigEntry,
-        CreateTopic, Election, Explanation, FollowerState, Hindrance, LeaderState, ListedOffset,
-        MovePlan, NoLeader, PartitionCounts, PartitionDescription, PartitionFilter,
-        PartitionOffsets, PartitionPage, PartitionReport, PlannedMove, QuorumNode, QuorumRole,
-        ReplicaState, TopicDescription, TopicPage,
+        Admin, AlterConfigs, Arrival, Behind, BrokerPresence, BrokerState, ClusterDescription,
+        ConfigEntry, CreateTopic, Election, Explanation, FollowerState, Hindrance, LeaderState,
+        ListedOffset, MovePlan, MovingState, NoLeader, PartitionCounts, PartitionDescription,
+        PartitionFilter, PartitionOffsets, PartitionPage, PartitionReport, PlannedMove, QuorumNode,
+        QuorumRole, ReplicaState, TopicDescription, TopicPage,
     },
     client::{Client, ClientBuilder},
     config::{Acks, Durability},

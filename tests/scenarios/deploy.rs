@@ -119,7 +119,7 @@ async fn alerts_are_on_metrics_that_brokers_have() {
         .collect();
     let alerts = file("alerts.yaml");
     let rules = alerts["groups"][0]["rules"].as_array().expect("a list of rules");
-    assert_eq!(rules.len(), 5);
+    assert_eq!(rules.len(), 6);
     for rule in rules {
         let (name, expr) = (&rule["alert"], rule["expr"].as_str().expect("an expression"));
         let mut named = words(expr, "riverrun_").peekable();

@@ -5,6 +5,7 @@ mod backpressure;
 mod bad_input;
 mod bad_requests;
 mod chaos;
+mod clocks;
 mod configuration;
 mod crash;
 mod crawling;
@@ -27,6 +28,7 @@ mod racks;
 mod replication;
 mod retention;
 mod strangers;
+mod throttled;
 mod tls;
 
 use std::{io::Write, path::Path};

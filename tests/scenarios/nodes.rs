@@ -37,6 +37,17 @@ impl Nodes {
         count: usize,
         settings: impl Fn(usize) -> Vec<(&'a str, String)>,
     ) -> Self {
+        Self::voting_as(count, |n, options| {
+            let own = settings(n).into_iter();
+            own.fold(options, |options, (key, value)| options.set(key, &value))
+        })
+    }
+
+    /// Each made ready by `prepare`.
+    pub(crate) fn voting_as(
+        count: usize,
+        prepare: impl Fn(usize, BrokerOptions) -> BrokerOptions,
+    ) -> Self {
         let data: Vec<_> = (0..count).map(|_| data_dir()).collect();
         let options: Vec<_> =
             data.iter().enumerate().map(|(n, data)| node(n + 1, data.path())).collect();
@@ -45,8 +56,7 @@ impl Nodes {
             let options = options
                 .set("controller.quorum.bootstrap.servers", &all.join(","))
                 .set("controller.quorum.auto.join.enable", "true");
-            let own = settings(n + 1).into_iter();
-            own.fold(options, |options, (key, value)| options.set(key, &value))
+            prepare(n + 1, options)
         };
         let options: Vec<_> = options.into_iter().enumerate().map(configured).collect();
         let starting: Vec<_> = options.iter().map(BrokerOptions::spawn).collect();

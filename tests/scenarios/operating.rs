@@ -21,14 +21,14 @@ use rustix::process::Signal;
 
 use crate::nodes::{Nodes, presence};
 
-const TOPIC: &str = "kept";
-const RECORDS_PER_ROUND: usize = 2_000;
+pub(crate) const TOPIC: &str = "kept";
+pub(crate) const RECORDS_PER_ROUND: usize = 2_000;
 
-fn ids(ids: &[u32]) -> Vec<BrokerId> {
+pub(crate) fn ids(ids: &[u32]) -> Vec<BrokerId> {
     ids.iter().copied().map(BrokerId).collect()
 }
 
-async fn make(admin: &Admin, name: &str, partitions: u32, configs: &[(&str, &str)]) {
+pub(crate) async fn make(admin: &Admin, name: &str, partitions: u32, configs: &[(&str, &str)]) {
     let topic = admin.create_topic(name).partitions(partitions).replication_factor(3);
     let topic = configs.iter().fold(topic, |topic, (key, value)| topic.config(*key, *value));
     topic.send().await.expect("three are there");
@@ -38,12 +38,12 @@ async fn all(admin: &Admin, filter: PartitionFilter) -> Vec<PartitionDescription
     admin.list_partitions(None, filter).await.expect("somebody answers")
 }
 
-async fn described(admin: &Admin, partition: u32) -> PartitionReport {
+pub(crate) async fn described(admin: &Admin, partition: u32) -> PartitionReport {
     admin.describe_partition((TOPIC, partition)).await.expect("somebody answers")
 }
 
 /// Waits until all partitions are led, and whole, and nothing is moved.
-async fn until_well(admin: &Admin) {
+pub(crate) async fn until_well(admin: &Admin) {
     wait::until("all is well and nothing moves", async || {
         all(admin, PartitionFilter::NotWell).await.is_empty()
             && all(admin, PartitionFilter::Reassigning).await.is_empty()
@@ -52,7 +52,7 @@ async fn until_well(admin: &Admin) {
 }
 
 /// Sees to it that partition 0 is on brokers 1, 2 and 3, preferred in that order.
-async fn put_on_one_two_three(admin: &Admin) {
+pub(crate) async fn put_on_one_two_three(admin: &Admin) {
     let wanted = ids(&[1, 2, 3]);
     until_well(admin).await;
     if described(admin, 0).await.partition.replicas != wanted {
@@ -62,19 +62,25 @@ async fn put_on_one_two_three(admin: &Admin) {
 }
 
 /// What a load saw was sound, and nothing was left unknown.
-fn assert_kept(history: &riverrun_tests::history::History) {
+pub(crate) fn assert_kept(history: &riverrun_tests::history::History) {
     checker::assert_sound(history);
     let acked = history.sent.iter().filter(|s| matches!(s.outcome, Outcome::Acked(_))).count();
     assert_eq!(acked, history.sent.len(), "producers ride through");
 }
 
-async fn wire_topic(nodes: &Nodes) -> v1::Topic {
+pub(crate) async fn wire_topic(nodes: &Nodes) -> v1::Topic {
     let raw = Raw::connect(&nodes.addresses()[0]).await;
     raw.topic(TOPIC).await.expect("it was just made")
 }
 
 /// The batches of a partition on the disk of each of `on`, below `end`, are the same.
-fn assert_copies_equal(nodes: &Nodes, topic: &v1::Topic, partition: i32, on: &[u32], end: i64) {
+pub(crate) fn assert_copies_equal(
+    nodes: &Nodes,
+    topic: &v1::Topic,
+    partition: i32,
+    on: &[u32],
+    end: i64,
+) {
     let copies: Vec<Vec<(i64, Vec<u8>)>> = on
         .iter()
         .map(|node| {

@@ -15,6 +15,7 @@
 //! | [`load`] | producers and readers that write such a history |
 //! | [`http`] | the metrics of a broker |
 //! | [`wait`], [`clock`] | waiting for a condition; the only clock |
+//! | [`skew`] | a wall clock that is wrong, for one broker |
 //!
 //! A harness may panic: its callers are tests.
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ pub mod load;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod skew;
 pub mod wait;
 
 /// The README's program, compiled and run as it stands there.

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::{
     raw::Raw,
+    skew::{self, SkewedClock},
     wait::{self, HANG},
 };
 
@@ -42,6 +43,7 @@ pub struct BrokerOptions {
     http_port: u16,
     internal_port: u16,
     settings: Vec<String>,
+    clock: Option<SkewedClock>,
     log_file: Option<PathBuf>,
 }
 
@@ -93,6 +95,7 @@ impl BrokerOptions {
             http_port: free_port(),
             internal_port: free_port(),
             settings: Vec::new(),
+            clock: None,
             log_file: None,
         }
     }
@@ -101,6 +104,13 @@ impl BrokerOptions {
     #[must_use]
     pub fn log_to(mut self, file: impl Into<PathBuf>) -> Self {
         self.log_file = Some(file.into());
+        self
+    }
+
+    /// Goes by this wall clock.
+    #[must_use]
+    pub fn clock(mut self, clock: SkewedClock) -> Self {
+        self.clock = Some(clock);
         self
     }
 
@@ -123,6 +133,11 @@ impl BrokerOptions {
     /// Where clients will find it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.grpc_port)
+    }
+
+    /// Where its metrics and its health will be.
+    pub fn http_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.http_port).into()
     }
 
     /// Where it listens for other nodes.
@@ -149,7 +164,11 @@ impl BrokerOptions {
             command.args(["--set", setting]);
         }
         // Nothing of the tester's environment configures it.
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear();
+        if let Some(clock) = &self.clock {
+            command.env(skew::VARIABLE, clock.file());
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

@@ -82,6 +82,10 @@ pub(crate) async fn run(command: BrokerCommand, session: &Session) -> Result<()>
 }
 
 async fn drain(args: &DrainArgs, client: &Client, session: &Session) -> Result<()> {
+    if args.moving.throttle.is_some() && !args.replicas {
+        let what = "--throttle is about replicas that move, and without --replicas none does";
+        return Err(Failure::usage(what));
+    }
     let (admin, id) = (session.admin(client), BrokerId(args.broker));
     admin.drain_broker(id, !args.cancel).await?;
     if args.cancel {

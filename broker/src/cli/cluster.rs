@@ -12,6 +12,7 @@ use super::{
     moving::{Moving, MovingArgs, print_plan},
     output::{self, Align, OutputArgs, Stdout},
     session::Session,
+    throttle::{self, ThrottleArgs},
 };
 
 /// Look at the nodes of the cluster; let them vote on its metadata
@@ -24,6 +25,7 @@ pub(crate) enum ClusterCommand {
     AddVoter(AddVoterArgs),
     RemoveVoter(RemoveVoterArgs),
     Rebalance(RebalanceArgs),
+    Throttle(ThrottleArgs),
 }
 
 /// Show whether the cluster is well, and what is not
@@ -95,6 +97,7 @@ pub(crate) struct RemoveVoterArgs {
 Examples:
   riverrun cluster rebalance --dry-run
   riverrun cluster rebalance
+  riverrun cluster rebalance --throttle 50MiB
 
 After a broker was added it gets its share, and nothing else moves. Nothing stays on brokers that are
 drained. It may be broken off; the same command goes on.")]
@@ -117,6 +120,7 @@ pub(crate) async fn run(command: ClusterCommand, session: &Session) -> Result<()
         ClusterCommand::Status(args) => status(&args, &client, session).await,
         ClusterCommand::Health(args) => health::run(&args, &session.admin(&client), session).await,
         ClusterCommand::Rebalance(args) => rebalance(&args, &client, session).await,
+        ClusterCommand::Throttle(args) => throttle::run(&args, &session.admin(&client)).await,
         ClusterCommand::Brokers(args) => {
             let cluster = session.admin(&client).describe_cluster().await?;
             print_brokers(&cluster.brokers, args.output)
@@ -166,6 +170,7 @@ async fn status(args: &ShowArgs, client: &Client, session: &Session) -> Result<(
             "leader_term": cluster.leader_term,
             "metadata_offset": cluster.metadata_offset,
             "feature_level": cluster.feature_level,
+            "move_bytes_per_second": cluster.move_throttle,
             "nodes": nodes_json(&cluster.nodes, cluster.leader),
             "brokers": cluster.brokers.iter().map(broker_json).collect::<Vec<_>>(),
             "findings": findings,
@@ -185,6 +190,12 @@ async fn status(args: &ShowArgs, client: &Client, session: &Session) -> Result<(
         "metadata  offset {} on broker {}, feature level {}",
         cluster.metadata_offset, cluster.answered_by, cluster.feature_level
     ))?;
+    let reassigning = u64::from(cluster.partitions.reassigning);
+    if reassigning > 0 || cluster.move_throttle.is_some() {
+        let (under_way, limit) =
+            (output::counted(reassigning, "partition"), throttle::shown(cluster.move_throttle));
+        out.line(format_args!("moves     {under_way} under way; {limit}"))?;
+    }
     for finding in &findings {
         out.line(format_args!("! {finding}"))?;
     }

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &DevArgs, session: &Session) -> Result<()> {
     let config = Config::load(None, env::vars(), &flags).map_err(serve::invalid)?;
     serve::init_logging(&config)?;
     let data_dir = config.broker.data_dir.clone();
-    serve::run_until_told(config, |server| {
+    serve::run_until_told(config, session.clock(), |server| {
         session.say(welcome(server, &data_dir.display().to_string(), session));
     })?;
     session.say("stopped; the data stays");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     error::Result,
     output::{self, OutputArgs, Stdout, count},
-    partition::{ids_json, report},
+    partition::{arrival_json, ids_json, report},
     session::Session,
 };
 
@@ -21,7 +21,8 @@ Examples:
   riverrun explain orders 3 --json
 
 Consumers read, and acks=all answers, what all in-sync replicas have. This asks the leader which of
-them it waits for, since when, and why.")]
+them it waits for, since when, and why. Replicas that are being added hold nothing back; it says how far
+they are, and when the throttle of moves keeps them from ever getting there.")]
 pub(crate) struct ExplainArgs {
     /// The topic
     topic: String,
@@ -48,12 +49,16 @@ pub(crate) async fn run(args: ExplainArgs, session: &Session) -> Result<()> {
             "log_end_offset": explained.offsets.map(|(_, end)| end),
             "uncommitted_for_ms": explained.uncommitted_for.map(millis),
             "hindrances": explained.hindrances.iter().map(hindrance_json).collect::<Vec<_>>(),
+            "adding": report.arrivals().iter().map(arrival_json).collect::<Vec<_>>(),
         }))?;
         return out.flush();
     }
     out.line(summary(&format!("{}/{}", args.topic, args.partition), &explained))?;
     for hindrance in &explained.hindrances {
         out.line(format_args!("  {hindrance}"))?;
+    }
+    for arrival in report.arrivals() {
+        out.line(arrival)?;
     }
     out.flush()
 }

@@ -29,7 +29,7 @@ Examples:
 
 Exit codes: 0 all is well, 4 something is not (or no broker answers). Not well is: a partition that
 nobody leads, that has fewer replicas in sync than min.insync.replicas, or a replica that is not in
-sync; a broker that is fenced or about to stop; a quorum that nobody leads.")]
+sync; a broker that is fenced or about to stop, or whose wall clock is off; a quorum that nobody leads.")]
 pub(crate) struct HealthArgs {
     /// Look again every two seconds until interrupted
     #[arg(short, long)]
@@ -120,6 +120,35 @@ fn problems(cluster: &ClusterDescription) -> Vec<String> {
                 counted(u64::from(broker.replicas), "replica")
             )),
         }
+    }
+    problems.extend(clocks(cluster));
+    problems
+}
+
+/// Wall clocks that do not agree: which, how far, and what that keeps from being done.
+fn clocks(cluster: &ClusterDescription) -> Vec<String> {
+    let leader =
+        cluster.leader.map_or_else(|| "the leader".to_owned(), |id| format!("broker {id}"));
+    let mut problems = Vec::new();
+    if cluster.clock_disputed {
+        problems.push(format!(
+            "no more than half of the brokers' clocks agree with that of {leader}, which leads the \
+             quorum and may be the wrong one: nothing is deleted for its age until they do; use NTP"
+        ));
+    }
+    for broker in &cluster.brokers {
+        let Some(ahead) = broker.clock_ahead_ms else { continue };
+        let side = if ahead < 0 { "behind" } else { "ahead of" };
+        let meaning = match broker.presence {
+            BrokerPresence::Fenced => "it is not taken in like that",
+            _ => "nothing is deleted for its age there",
+        };
+        problems.push(format!(
+            "the clock of broker {} is {} s {side} that of {leader}, which leads the quorum: {meaning}; \
+             set the one that is wrong, best by NTP",
+            broker.id,
+            ahead.unsigned_abs() / 1000
+        ));
     }
     problems
 }

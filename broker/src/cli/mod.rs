@@ -31,9 +31,10 @@ mod partition;
 mod produce;
 mod serve;
 mod session;
+mod throttle;
 mod topic;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use riverrun_client::Tls;
@@ -44,7 +45,10 @@ use error::Result;
 pub use error::{Exit, Failure};
 use session::Session;
 
-use crate::{clock::Instant, config::parse_duration};
+use crate::{
+    clock::{Clock, Instant, SystemClock},
+    config::parse_duration,
+};
 
 const ABOUT: &str = "A partitioned, replicated log behind gRPC: broker and command line in one";
 
@@ -141,13 +145,21 @@ impl Cli {
     /// # Errors
     /// What went wrong, for [`report`].
     pub fn run(self, start: Instant) -> Result<(), Failure> {
+        self.run_by(Arc::new(SystemClock), start)
+    }
+
+    /// As [`Cli::run`], where a broker goes by `clock`.
+    ///
+    /// # Errors
+    /// As [`Cli::run`].
+    pub fn run_by(self, clock: Arc<dyn Clock>, start: Instant) -> Result<(), Failure> {
         let Self { global, command } = self;
         let session = Session::new(
             global.brokers,
             tls(global.tls_ca, global.tls_cert, global.tls_key)?,
             global.timeout,
             global.quiet,
-            start,
+            (start, clock),
         );
         if !matches!(command, Command::Serve(_) | Command::Dev(_)) {
             session::init_logging();

@@ -13,6 +13,7 @@ use super::{
     output::{Align, OutputArgs, Stdout, counted},
     partition::{ids, ids_json},
     session::{self, Session},
+    throttle::Rate,
 };
 
 /// Pause between two looks.
@@ -27,6 +28,10 @@ pub(crate) struct MovingArgs {
     #[arg(long, value_name = "N", default_value_t = 8)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     at_once: u32,
+
+    /// First limit what moves take, as riverrun cluster throttle does
+    #[arg(long, value_name = "RATE")]
+    pub(crate) throttle: Option<Rate>,
 }
 
 /// What is moved: everything that stands askew, or what has to leave one broker.
@@ -41,6 +46,9 @@ impl Moving<'_> {
     /// Moves until there is nothing left to move; says how many partitions were.
     pub(crate) async fn carry_out(self, args: MovingArgs) -> Result<usize> {
         let mut interrupt = session::interrupt()?;
+        if let Some(rate) = args.throttle {
+            rate.set(self.admin, self.session).await?;
+        }
         tokio::select! {
             done = self.work(args.at_once as usize) => done,
             () = interrupt.next() => Err(Failure::failed("broken off")

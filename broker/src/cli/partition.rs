@@ -3,7 +3,7 @@
 
 use clap::{Args, Subcommand};
 use riverrun_client::{
-    BrokerId, Client, Election, FollowerState, PartitionDescription, PartitionFilter,
+    Arrival, BrokerId, Client, Election, FollowerState, PartitionDescription, PartitionFilter,
     PartitionReport, ReplicaState,
 };
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use super::{
     error::Result,
     output::{self, Align, OutputArgs, Stdout, count},
     session::Session,
+    throttle::Rate,
 };
 
 /// Look at partitions; choose who leads, and which brokers have a copy
@@ -88,6 +89,7 @@ pub(crate) struct ElectArgs {
 #[command(after_help = "\
 Examples:
   riverrun partition reassign orders 3 --to 1,2,4
+  riverrun partition reassign orders 3 --to 1,2,4 --throttle 50MiB
   riverrun partition reassign orders 3 --cancel
 
 New replicas copy the log first; the old ones go once all new ones are in sync. The first of the
@@ -106,6 +108,10 @@ pub(crate) struct ReassignArgs {
     /// Go back to the replicas from before
     #[arg(long, conflicts_with_all = ["to", "dry_run"])]
     cancel: bool,
+
+    /// First limit what moves take, as riverrun cluster throttle does
+    #[arg(long, value_name = "RATE", conflicts_with_all = ["cancel", "dry_run"])]
+    throttle: Option<Rate>,
 
     /// Check only
     #[arg(long)]
@@ -239,6 +245,9 @@ fn print_report(report: &PartitionReport, args: OutputArgs) -> Result<()> {
             out.line(format_args!("broker {id}: {error}"))?;
         }
     }
+    for arrival in report.arrivals() {
+        out.line(arrival)?;
+    }
     if p.leader.is_none() {
         out.line("")?;
         for hindrance in report.explain().hindrances {
@@ -261,7 +270,7 @@ fn copy_row(report: &PartitionReport, id: BrokerId, copy: &Copy) -> Vec<String> 
             (Some(_), bytes) => output::bytes(bytes),
         }
     });
-    let mut row = vec![id.to_string(), state(&report.partition, id)];
+    let mut row = vec![id.to_string(), state(report, id)];
     match copy {
         Ok(copy) => row.extend([
             copy.log_start_offset.to_string(),
@@ -285,7 +294,8 @@ fn follower(report: &PartitionReport, id: BrokerId) -> Option<&FollowerState> {
 }
 
 /// What a replica is to its partition.
-fn state(p: &PartitionDescription, id: BrokerId) -> String {
+fn state(report: &PartitionReport, id: BrokerId) -> String {
+    let p = &report.partition;
     let mut state = if p.leader == Some(id) {
         "leader"
     } else if p.in_sync_replicas.contains(&id) {
@@ -304,6 +314,9 @@ fn state(p: &PartitionDescription, id: BrokerId) -> String {
             (true, false) => state.push_str(", going"),
             _ => {}
         }
+    }
+    if report.arrivals().iter().any(|arrival| arrival.id == id && arrival.throttle.is_some()) {
+        state.push_str(", throttled");
     }
     state
 }
@@ -385,6 +398,13 @@ async fn reassign(args: ReassignArgs, client: &Client, session: &Session) -> Res
     let of = (args.topic.as_str(), args.partition);
     let admin = session.admin(client);
     let to: Vec<_> = args.to.iter().copied().map(BrokerId).collect();
+    if let Some(rate) = args.throttle {
+        // What is refused must not have changed even that.
+        if let Err(error) = admin.check_reassign_partition(of, &to).await {
+            return Err(session.explain(client, &args.topic, error).await);
+        }
+        rate.set(&admin, session).await?;
+    }
     let changed = match (args.cancel, args.dry_run) {
         (true, _) => admin.cancel_reassignment(of).await,
         (false, true) => admin.check_reassign_partition(of, &to).await,
@@ -449,7 +469,7 @@ pub(super) fn description_json(p: &PartitionDescription) -> Value {
 
 fn report_json(report: &PartitionReport) -> Value {
     let copy = |(id, copy): &(BrokerId, Copy)| {
-        let mut json = json!({ "broker": id.0, "state": state(&report.partition, *id) });
+        let mut json = json!({ "broker": id.0, "state": state(report, *id) });
         match copy {
             Ok(copy) => {
                 json["log_start_offset"] = copy.log_start_offset.into();
@@ -469,6 +489,21 @@ fn report_json(report: &PartitionReport) -> Value {
     };
     let mut json = description_json(&report.partition);
     json["copies"] = report.copies.iter().map(copy).collect();
+    json["adding"] = report.arrivals().iter().map(arrival_json).collect();
     json["best_copy"] = report.best_copy().map(|id| id.0).into();
     json
+}
+
+/// A replica that is being added.
+pub(super) fn arrival_json(arrival: &Arrival) -> Value {
+    json!({
+        "broker": arrival.id.0,
+        "connected": arrival.connected,
+        "records_missing": arrival.records,
+        "bytes_missing": arrival.bytes,
+        "throttle_bytes_per_second": arrival.throttle,
+        "growth_bytes_per_second": arrival.growth,
+        "gains_nothing": arrival.gains_nothing(),
+        "text": arrival.to_string(),
+    })
 }

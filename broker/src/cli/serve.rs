@@ -4,6 +4,7 @@ use std::{
     env,
     io::{self, Write as _},
     path::PathBuf,
+    sync::Arc,
 };
 
 use clap::Args;
@@ -17,6 +18,7 @@ use super::{
     session::{self, Session},
 };
 use crate::{
+    clock::Clock,
     config::{Config, Problems},
     server::{DataDirectoryError, Server, StartError},
     telemetry,
@@ -74,7 +76,7 @@ pub(crate) fn run(args: &ServeArgs, session: &Session) -> Result<()> {
     }
     let config = loaded.map_err(invalid)?;
     init_logging(&config)?;
-    run_until_told(config, |server| {
+    run_until_told(config, session.clock(), |server| {
         tracing::info!(
             grpc = %server.grpc_address(),
             http = %server.http_address(),
@@ -144,12 +146,16 @@ pub(super) fn init_logging(config: &Config) -> Result<()> {
 }
 
 /// Starts a broker, calls `started` once it serves, and stops it in order when told to.
-pub(super) fn run_until_told(config: Config, started: impl FnOnce(&Server)) -> Result<()> {
+pub(super) fn run_until_told(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    started: impl FnOnce(&Server),
+) -> Result<()> {
     let runtime = Runtime::new().map_err(|e| Failure::io("cannot start threads", &e))?;
     let outcome = runtime.block_on(async {
         let mut interrupt = session::interrupt()?;
         let server = tokio::select! {
-            server = Server::start(config) => server.map_err(cannot_start)?,
+            server = Server::start_by(config, clock) => server.map_err(cannot_start)?,
             () = interrupt.next() => return Err(Failure::failed("told to stop while starting")),
         };
         // Whoever started us may wait for this; without one it does nothing.

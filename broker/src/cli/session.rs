@@ -1,7 +1,7 @@
 //! What a command needs of its surroundings: which brokers, how long to wait, who reads what it
 //! says.
 
-use std::{env, time::Duration};
+use std::{env, sync::Arc, time::Duration};
 
 use riverrun_client::{Admin, Client, Error, ErrorKind, SendError, Tls};
 use tokio::{net::TcpStream, time::timeout};
@@ -12,7 +12,7 @@ use super::{
     output,
 };
 use crate::{
-    clock::{Clock as _, Instant, SystemClock},
+    clock::{Clock, Instant, SystemClock},
     config::Config,
     telemetry,
 };
@@ -31,6 +31,7 @@ pub(crate) struct Session {
     timeout: Duration,
     quiet: bool,
     start: Instant,
+    clock: Arc<dyn Clock>,
 }
 
 // === impl Session ===
@@ -41,9 +42,14 @@ impl Session {
         tls: Option<Tls>,
         timeout: Duration,
         quiet: bool,
-        start: Instant,
+        (start, clock): (Instant, Arc<dyn Clock>),
     ) -> Self {
-        Self { brokers, tls, timeout, quiet, start }
+        Self { brokers, tls, timeout, quiet, start, clock }
+    }
+
+    /// What a broker in this process goes by.
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
     }
 
     /// A client of the brokers. Fails at once, and with advice, where nobody listens.

@@ -58,6 +58,13 @@ section! {
     "heartbeat.interval.ms" => heartbeat_interval_ms: Duration = Duration::from_millis(500),
         in Duration::from_millis(50) => Duration::from_secs(60);
 
+    /// How far a broker's wall clock may be from that of the node that leads the metadata quorum. One
+    /// that comes with a clock further away is not taken in; one that is in stays in, is named by
+    /// `riverrun cluster health`, and deletes nothing for its age (retention.ms) until its clock is right.
+    /// Well above what NTP leaves, well below any retention. The same on all nodes.
+    "clock.offset.max.ms" => clock_offset_max_ms: Duration = Duration::from_secs(10),
+        in Duration::from_millis(100) => Duration::from_secs(24 * 3600);
+
     /// How long a stopping broker lets calls in flight finish and streams reconnect elsewhere
     /// before it closes their connections. Acknowledged records are safe either way.
     "shutdown.drain.ms" => shutdown_drain_ms: Duration = Duration::from_secs(30),

@@ -17,9 +17,15 @@ const NOT_IN_THIS_VERSION: [(&str, &str); 20] = [
     ("file.delete.delay.ms", "files are deleted as soon as no reader holds them"),
     ("flush.messages", "set durability=disk: then every ack waits for a sync"),
     ("flush.ms", "set durability=disk: then every ack waits for a sync"),
-    ("follower.replication.throttled.replicas", "replication is not throttled in this version"),
+    (
+        "follower.replication.throttled.replicas",
+        "moves are throttled as a whole: riverrun cluster throttle",
+    ),
     ("index.interval.bytes", "set log.index.interval.bytes on the broker"),
-    ("leader.replication.throttled.replicas", "replication is not throttled in this version"),
+    (
+        "leader.replication.throttled.replicas",
+        "moves are throttled as a whole: riverrun cluster throttle",
+    ),
     ("local.retention.bytes", "tiered storage does not exist in this version"),
     ("local.retention.ms", "tiered storage does not exist in this version"),
     ("max.compaction.lag.ms", "compaction does not exist in this version"),

@@ -2,18 +2,17 @@
 //! wrote it, opened forever: records of kinds 8 to 13, before the snapshot and after it, and a snapshot
 //! in its second format.
 
-use std::fs;
-
 use riverrun_proto::ids::BrokerId;
 
-use super::{LocalOptions, MetaQuorum, golden_test as golden};
+use super::{
+    LocalOptions, MetaQuorum,
+    golden_history::{self, History},
+    golden_test as golden,
+};
 use crate::metadata::{
-    Command, FeatureLevel, FeatureRange, MetadataImage, MetadataOffset, Partition, Presence,
+    Command, FeatureLevel, Partition, Presence,
     command::Choice,
-    test_support::{
-        self as support, alter_isr, cancel, create, elect, first_of, level_1, level_2, reassign,
-        stand,
-    },
+    test_support::{alter_isr, cancel, create, elect, first_of, level_1, level_2, reassign},
 };
 
 const FIXTURE: &str = "meta_v2";
@@ -23,20 +22,7 @@ const THREE: BrokerId = BrokerId(3);
 const ORDERS: u8 = 1;
 const PAYMENTS: u8 = 2;
 
-/// Commands, each of which is accepted by the image that those before it made.
-struct History {
-    image: MetadataImage,
-    commands: Vec<Command>,
-}
-
 impl History {
-    fn is(&mut self, command: Command) {
-        let applied = self.image.apply(self.image.offset().next(), &command);
-        assert!(applied.outcome.is_ok(), "{command:?}: {:?}", applied.outcome);
-        self.image = applied.image;
-        self.commands.push(command);
-    }
-
     fn partition(&self, topic: u8) -> &Partition {
         self.image.partition(first_of(topic)).unwrap()
     }
@@ -45,14 +31,6 @@ impl History {
     fn epochs(&self, topic: u8) -> (i32, i32) {
         let partition = self.partition(topic);
         (partition.leader_epoch.get(), partition.partition_epoch.get())
-    }
-
-    fn epoch(&self, broker: BrokerId) -> i64 {
-        self.image.broker(broker).unwrap().epoch.get()
-    }
-
-    fn stands(&mut self, broker: BrokerId, presence: Presence) {
-        self.is(stand(broker.0, self.epoch(broker), presence));
     }
 
     /// The leader has these in its ISR now.
@@ -64,12 +42,8 @@ impl History {
 }
 
 /// As the first binary that knew clusters described itself.
-fn join(broker: u32, incarnation: u8, whole_since: Option<i64>) -> Command {
-    let Command::JoinBroker(mut join) = support::join(broker, incarnation, whole_since) else {
-        unreachable!()
-    };
-    join.registration.features = FeatureRange { min: FeatureLevel::V1, max: FeatureLevel::V2 };
-    Command::JoinBroker(join)
+fn join(broker: BrokerId, incarnation: u8, whole_since: Option<i64>) -> Command {
+    golden_history::join(broker, incarnation, whole_since, FeatureLevel::V2)
 }
 
 fn topic(n: u8, text: &str, replicas: &[u32], min_isr: u32) -> Command {
@@ -80,13 +54,11 @@ fn topic(n: u8, text: &str, replicas: &[u32], min_isr: u32) -> Command {
 
 /// What was written; and how much of it came before the snapshot.
 fn history() -> (History, usize) {
-    // Formatting has written the first level.
-    let formatted = MetadataImage::default().at(MetadataOffset::new(1).unwrap());
-    let mut all = History { image: formatted, commands: Vec::new() };
+    let mut all = History::formatted();
     all.is(level_1());
     all.is(level_2());
     for (broker, incarnation) in [(ONE, 1), (TWO, 2), (THREE, 3)] {
-        all.is(join(broker.0, incarnation, None));
+        all.is(join(broker, incarnation, None));
         all.stands(broker, Presence::Active);
     }
     all.is(topic(ORDERS, "orders", &[1, 2, 3], 2));
@@ -100,9 +72,9 @@ fn history() -> (History, usize) {
     all.in_sync(ORDERS, &[ONE, TWO]);
     all.is(elect(ORDERS, all.epochs(ORDERS).1, Choice::Preferred));
     all.is(cancel(PAYMENTS, all.epochs(PAYMENTS).1));
-    all.is(join(THREE.0, 4, Some(all.epoch(THREE))));
+    all.is(join(THREE, 4, Some(all.epoch(THREE))));
     all.stands(THREE, Presence::Active);
-    all.is(join(TWO.0, 5, None));
+    all.is(join(TWO, 5, None));
     all.stands(TWO, Presence::Active);
     all.is(elect(PAYMENTS, all.epochs(PAYMENTS).1, Choice::Unclean(TWO)));
     all.is(reassign(ORDERS, all.epochs(ORDERS).1, &[1, 3]));
@@ -139,22 +111,13 @@ async fn the_directory_of_the_first_cluster_opens() {
 #[test]
 fn the_snapshot_is_in_the_second_format_and_holds_what_only_that_can() {
     let (all, before) = history();
-    let mut then = History {
-        image: MetadataImage::default().at(MetadataOffset::new(1).unwrap()),
-        commands: Vec::new(),
-    };
+    let mut then = History::formatted();
     all.commands[..before].iter().for_each(|command| then.is(command.clone()));
     let eligible = then.partition(ORDERS);
     assert_eq!((&eligible.isr, &eligible.elr), (&vec![TWO], &vec![ONE]));
     assert!(then.partition(PAYMENTS).reassignment.is_some());
     assert_eq!(then.image.broker(ONE).unwrap().presence, Presence::Fenced);
-    let meta = golden::fixture(FIXTURE).join("meta");
-    let name = format!("meta-{:020}.snapshot", then.image.offset().get());
-    let stored = fs::read(meta.join(name)).unwrap();
-    // It stands behind a frame's head: found by its magic and version.
-    let begins = stored.windows(12).position(|at| at == b"RRIMAGE\0\x02\0\0\0");
-    let encoded = crate::metadata::snapshot::encode(&then.image);
-    assert_eq!(stored[begins.expect("an image of version 2")..][..encoded.len()], encoded[..]);
+    golden_history::snapshot_is(FIXTURE, &then.image, 2);
 }
 
 /// Wrote the fixture; run by hand, once per format version, into a directory that is not there yet.

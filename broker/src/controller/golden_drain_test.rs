@@ -2,68 +2,51 @@
 //! drain and remove brokers, opened forever: records of kinds 14 and 15, before the snapshot and after
 //! it, and a snapshot in its third format.
 
-use std::fs;
-
 use riverrun_proto::ids::BrokerId;
 
-use super::{LocalOptions, MetaQuorum, golden_test as golden};
+use super::{
+    LocalOptions, MetaQuorum,
+    golden_history::{self, History},
+    golden_test as golden,
+};
 use crate::metadata::{
-    Command, FeatureLevel, FeatureRange, MetadataImage, MetadataOffset, Presence, snapshot,
-    test_support::{
-        self as support, create, drain, first_of, level_1, level_2, level_3, remove, stand,
-    },
+    Command, FeatureLevel, MetadataImage, Presence,
+    test_support::{create, drain, first_of, level_1, level_2, level_3, remove},
 };
 
 const FIXTURE: &str = "meta_v3";
 const ONE: BrokerId = BrokerId(1);
 const TWO: BrokerId = BrokerId(2);
+const THREE: BrokerId = BrokerId(3);
+const FOUR: BrokerId = BrokerId(4);
 
 /// As the first binary that knew draining described itself.
-fn join(broker: u32, incarnation: u8) -> Command {
-    let Command::JoinBroker(mut join) = support::join(broker, incarnation, None) else {
-        unreachable!()
-    };
-    join.registration.features = FeatureRange { min: FeatureLevel::V1, max: FeatureLevel::V3 };
-    Command::JoinBroker(join)
+fn join(broker: BrokerId, incarnation: u8) -> Command {
+    golden_history::join(broker, incarnation, None, FeatureLevel::V3)
 }
 
-/// What was written, and how much of it came before the snapshot; and the image of either moment.
-fn history() -> (Vec<Command>, usize, [MetadataImage; 2]) {
-    // Formatting has written the first level.
-    let mut image = MetadataImage::default().at(MetadataOffset::new(1).unwrap());
-    let mut commands = Vec::new();
-    let mut is = |image: &mut MetadataImage, command: Command| {
-        let applied = image.apply(image.offset().next(), &command);
-        assert!(applied.outcome.is_ok(), "{command:?}: {:?}", applied.outcome);
-        *image = applied.image;
-        commands.push(command);
-        commands.len()
-    };
-    let run = |image: &MetadataImage, id: u32| image.broker(BrokerId(id)).unwrap().epoch.get();
+/// What was written, and how much of it came before the snapshot; and the image of that moment.
+fn history() -> (History, usize, MetadataImage) {
+    let mut all = History::formatted();
     for level in [level_1(), level_2(), level_3()] {
-        is(&mut image, level);
+        all.is(level);
     }
-    for id in [1, 2, 3, 4] {
-        is(&mut image, join(id, u8::try_from(id).unwrap()));
-        let active = stand(id, run(&image, id), Presence::Active);
-        is(&mut image, active);
+    for (broker, incarnation) in [(ONE, 1), (TWO, 2), (THREE, 3), (FOUR, 4)] {
+        all.is(join(broker, incarnation));
+        all.stands(broker, Presence::Active);
     }
-    is(&mut image, create(1, "orders", &[&[1, 2]]));
-    is(&mut image, drain(2, true));
-    is(&mut image, drain(1, true));
-    let fenced = stand(3, run(&image, 3), Presence::Fenced);
-    is(&mut image, fenced);
-    let gone = remove(3, run(&image, 3));
-    let before = is(&mut image, gone);
-    let then = image.clone();
-    is(&mut image, drain(1, false));
-    let fenced = stand(4, run(&image, 4), Presence::Fenced);
-    is(&mut image, fenced);
-    is(&mut image, drain(4, true));
-    let gone = remove(4, run(&image, 4));
-    is(&mut image, gone);
-    is(&mut image, join(4, 9));
-    (commands, before, [then, image])
+    all.is(create(1, "orders", &[&[1, 2]]));
+    all.is(drain(2, true));
+    all.is(drain(1, true));
+    all.stands(THREE, Presence::Fenced);
+    all.is(remove(3, all.epoch(THREE)));
+    let (before, then) = (all.commands.len(), all.image.clone());
+    all.is(drain(1, false));
+    all.stands(FOUR, Presence::Fenced);
+    all.is(drain(4, true));
+    all.is(remove(4, all.epoch(FOUR)));
+    all.is(join(FOUR, 9));
+    (all, before, then)
 }
 
 #[tokio::test]
@@ -72,8 +55,7 @@ async fn the_directory_of_the_first_version_that_drained_brokers_opens() {
     golden::copy(&golden::fixture(FIXTURE), data.path());
     let quorum = golden::open(data.path(), LocalOptions::default()).unwrap();
     let image = quorum.image();
-    let (_, _, [_, expected]) = history();
-    assert_eq!(*image, expected, "what the same commands come to now");
+    assert_eq!(*image, history().0.image, "what the same commands come to now");
 
     // In words, so that a change of rules cannot go unseen on both sides.
     assert_eq!(image.feature_level(), FeatureLevel::V3);
@@ -87,19 +69,14 @@ async fn the_directory_of_the_first_version_that_drained_brokers_opens() {
 
 #[test]
 fn the_snapshot_is_in_the_third_format() {
-    let (_, _, [then, _]) = history();
-    let name = format!("meta-{:020}.snapshot", then.offset().get());
-    let stored = fs::read(golden::fixture(FIXTURE).join("meta").join(name)).unwrap();
-    // It stands behind a frame's head: found by its magic and version.
-    let begins = stored.windows(12).position(|at| at == b"RRIMAGE\0\x03\0\0\0");
-    let encoded = snapshot::encode(&then);
-    assert_eq!(stored[begins.expect("an image of version 3")..][..encoded.len()], encoded[..]);
+    let (_, _, then) = history();
+    golden_history::snapshot_is(FIXTURE, &then, 3);
 }
 
 /// Wrote the fixture; run by hand, once per format version, into a directory that is not there yet.
 #[tokio::test]
 #[ignore = "writes a fixture"]
 async fn write_the_fixture() {
-    let (commands, before, _) = history();
-    golden::write(FIXTURE, &commands[1..before], &commands[before..]).await;
+    let (all, before, _) = history();
+    golden::write(FIXTURE, &all.commands[1..before], &all.commands[before..]).await;
 }

@@ -7,7 +7,7 @@
 //! | active or leaving | closed its connection and did not dial again at once | fenced |
 //! | active or leaving | did not dial whoever began to lead, and nobody listens at its address | fenced |
 //! | active | wants to stop | leaving |
-//! | fenced | is heard, and has applied its own registration | active |
+//! | fenced | is heard, has applied its own registration, and its clock is right ([`clocks`](super::clocks)) | active |
 //!
 //! Whoever begins to lead has heard nobody yet, so every broker has a full session from then on; but
 //! one that died together with the leader before is not to be missed for so long. So whoever has not
@@ -20,12 +20,13 @@
 //! What is decided here is proposed for one run of a broker ([`SetPresence::broker_epoch`]) and judged
 //! when it is applied; to propose it twice, or late, does no harm.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use riverrun_proto::{epoch::BrokerEpoch, ids::BrokerId};
 
+use super::clocks::Clocks;
 use crate::{
-    clock::Instant,
+    clock::{ClockOffset, ClocksTold, Instant},
     metadata::{
         Broker, FeatureLevel, MetadataImage, MetadataOffset, Presence, command::SetPresence,
     },
@@ -53,12 +54,16 @@ pub struct Heartbeat {
     pub applied: MetadataOffset,
     /// It is about to stop.
     pub wants_to_stop: bool,
+    /// How far its wall clock is from this node's; `None`: it has not compared them yet.
+    pub clock: Option<ClockOffset>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Liveness {
     session_timeout: Duration,
+    /// How far wall clocks may be apart; `None`: nobody asks.
+    clock_offset_max: Option<Duration>,
     /// The term in which this node leads, and since when.
     leads: Option<(u64, Instant)>,
     /// Of the term, all that earlier leaders have decided is in the image.
@@ -91,6 +96,7 @@ impl Liveness {
     pub const fn new(session_timeout: Duration) -> Self {
         Self {
             session_timeout,
+            clock_offset_max: None,
             leads: None,
             knows_earlier: false,
             sessions: BTreeMap::new(),
@@ -98,6 +104,13 @@ impl Liveness {
             gone: BTreeMap::new(),
             connections: 0,
         }
+    }
+
+    /// And nobody is taken in whose wall clock is further than `max` from this node's, or not compared yet.
+    #[must_use]
+    pub const fn with_clocks_within(mut self, max: Duration) -> Self {
+        self.clock_offset_max = Some(max);
+        self
     }
 
     /// This node leads in `term`, or does not lead.
@@ -185,6 +198,21 @@ impl Liveness {
         }
     }
 
+    /// What everybody is told of the clocks of those that are heard.
+    pub fn clocks(&self, image: &MetadataImage, now: Instant) -> ClocksTold {
+        let takes_part = |broker: &&Arc<Broker>| broker.presence != Presence::Fenced;
+        let taking_part = image.brokers().filter(takes_part).count();
+        let clocks = self.judge_clocks(now);
+        clocks.map_or_else(ClocksTold::default, |clocks| clocks.told(taking_part))
+    }
+
+    fn judge_clocks(&self, now: Instant) -> Option<Clocks> {
+        let is_heard = |session: &&Session| !session.is_over(self.session_timeout, now);
+        let heard = self.sessions.values().filter(is_heard);
+        let compared = heard.filter_map(|session| Some((session.said.broker, session.said.clock?)));
+        self.clock_offset_max.map(|max| Clocks::judge(compared, max))
+    }
+
     /// A broker dialled; names the connection.
     pub fn dialled(&mut self) -> u64 {
         self.connections += 1;
@@ -227,6 +255,7 @@ impl Liveness {
             let stands = image.broker(*id).is_some_and(|b| b.presence != Presence::Fenced);
             stands && now.duration_since(*since) < timeout
         });
+        let clocks = self.judge_clocks(now);
         let mut changes = Vec::new();
         for broker in image.brokers() {
             let session = self.sessions.get_mut(&broker.id);
@@ -240,7 +269,7 @@ impl Liveness {
                 None if now.duration_since(since) >= timeout => Presence::Fenced,
                 None if self.gone.get(&broker.id) == Some(&broker.epoch) => Presence::Fenced,
                 None => broker.presence,
-                Some(session) => session.presence(broker, timeout, now),
+                Some(session) => session.presence(broker, clocks.as_ref(), timeout, now),
             };
             if next != broker.presence {
                 let (id, broker_epoch) = (broker.id, broker.epoch);
@@ -276,12 +305,24 @@ impl Liveness {
 // === impl Session ===
 
 impl Session {
-    fn presence(&self, broker: &Broker, timeout: Duration, now: Instant) -> Presence {
-        let silent = now.duration_since(self.heard) >= timeout;
+    /// Silent for too long, or hung up.
+    fn is_over(&self, timeout: Duration, now: Instant) -> bool {
         let hung_up = self.closed.is_some_and(|closed| now.duration_since(closed) >= REDIAL_GRACE);
-        if silent || hung_up {
+        hung_up || now.duration_since(self.heard) >= timeout
+    }
+
+    fn presence(
+        &self,
+        broker: &Broker,
+        clocks: Option<&Clocks>,
+        timeout: Duration,
+        now: Instant,
+    ) -> Presence {
+        if self.is_over(timeout, now) {
             return Presence::Fenced;
         }
+        let clock_is_right =
+            || clocks.is_none_or(|clocks| self.said.clock.is_some() && clocks.admit(broker.id));
         let registered = u64::try_from(broker.epoch.get()).unwrap_or(u64::MAX);
         match broker.presence {
             Presence::Active if self.said.wants_to_stop => Presence::Leaving,
@@ -289,7 +330,8 @@ impl Session {
             Presence::Fenced
                 if self.said.applied.get() >= registered
                     && !self.said.wants_to_stop
-                    && self.closed.is_none() =>
+                    && self.closed.is_none()
+                    && clock_is_right() =>
             {
                 Presence::Active
             }

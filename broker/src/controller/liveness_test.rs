@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ClockOffset, ManualClock},
     metadata::test_support::{after, apply, join, level_1, level_2, stand},
 };
 
@@ -36,6 +36,7 @@ fn said(broker: u32, epoch: i64, applied: u64) -> Heartbeat {
         epoch: BrokerEpoch::new(epoch).unwrap(),
         applied: MetadataOffset::new(applied).unwrap(),
         wants_to_stop: false,
+        clock: None,
     }
 }
 
@@ -316,4 +317,57 @@ fn a_broker_alone_has_its_lease() {
     let (mut liveness, _) = leading();
     let alone = after(&[level_1(), crate::metadata::test_support::register(1, 1)]);
     assert_eq!(liveness.lease(&alone, BrokerId(1)), TIMEOUT);
+}
+
+/// Broker 1 is in, broker 2 comes; each says so with such a clock.
+fn coming(clocks: [Option<i64>; 2]) -> (Liveness, MetadataImage, Vec<(u32, Presence)>) {
+    let clock = ManualClock::default();
+    let mut liveness = Liveness::new(TIMEOUT).with_clocks_within(Duration::from_secs(10));
+    liveness.lead(Some(1), clock.monotonic());
+    let image = after(&[
+        level_1(),
+        level_2(),
+        join(1, 1, None),
+        join(2, 1, None),
+        stand(1, 3, Presence::Active),
+    ]);
+    for (said, ahead_ms) in [said(1, 3, 9), said(2, 4, 9)].into_iter().zip(clocks) {
+        let clock_offset = ahead_ms.map(|ahead_ms| ClockOffset::told(ahead_ms, 1));
+        let said = Heartbeat { clock: clock_offset, ..said };
+        liveness.heard(said, said.broker.0.into(), clock.monotonic());
+    }
+    let changes = summary(&liveness.decide(&image, clock.monotonic()));
+    (liveness, image, changes)
+}
+
+#[test]
+fn who_comes_with_a_clock_that_is_off_is_not_taken_in_and_nobody_is_fenced_for_one() {
+    const FAR: i64 = 60_000;
+    let taken_in = vec![(2, Presence::Active)];
+    // (what, clocks, changes, disputed)
+    for (what, clocks, expected, disputed) in [
+        ("both are right", [Some(0), Some(-3)], taken_in.clone(), false),
+        ("it has not compared yet", [Some(0), None], vec![], false),
+        ("it is off", [Some(0), Some(FAR)], vec![], true),
+        ("who is in stays in", [Some(FAR), Some(0)], taken_in.clone(), true),
+        ("all others are off: the leader is", [Some(FAR), Some(FAR)], taken_in, true),
+    ] {
+        let (liveness, image, changes) = coming(clocks);
+        assert_eq!(changes, expected, "{what}");
+        let told = liveness.clocks(&image, Instant::from_start(Duration::ZERO));
+        assert_eq!(told.disputed, disputed, "{what}");
+        assert_eq!(told.confirmed, clocks.contains(&Some(0)), "{what}: by more than half of one");
+    }
+}
+
+#[test]
+fn clocks_of_those_who_are_gone_do_not_count() {
+    let (mut liveness, image, _) = coming([Some(0), Some(60_000)]);
+    let now = Instant::from_start(Duration::ZERO);
+    assert_eq!(liveness.clocks(&image, now).off.len(), 1);
+    liveness.closed(BrokerId(2), 2, now);
+    assert_eq!(liveness.clocks(&image, now).off.len(), 1, "it may dial again");
+    let told = liveness.clocks(&image, now + REDIAL_GRACE);
+    assert!(told.off.is_empty() && !told.disputed);
+    assert!(liveness.clocks(&image, now + TIMEOUT).off.is_empty());
 }

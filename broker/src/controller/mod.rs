@@ -20,6 +20,7 @@
 //! | `local` | the first version's quorum of one; tests only |
 //! | [`cluster`] | [`ClusterQuorum`]: asked on any node, answered by the leader |
 //! | [`liveness`] | which brokers are there: pure decisions of the leader |
+//! | `clocks` | whose wall clock is off, and who is kept out for it: pure |
 //! | [`addresses`] | where nodes are reached |
 //! | `applied` | what an entry does to the image |
 //! | [`subscription`] | images and deltas for those who follow |
@@ -37,6 +38,7 @@
 pub mod addresses;
 mod applied;
 pub mod brokers;
+mod clocks;
 pub mod cluster;
 pub mod error;
 mod frame;
@@ -45,7 +47,11 @@ mod golden_cluster_test;
 #[cfg(test)]
 mod golden_drain_test;
 #[cfg(test)]
+mod golden_history;
+#[cfg(test)]
 mod golden_test;
+#[cfg(test)]
+mod golden_throttle_test;
 pub mod handle;
 pub mod leaders;
 pub mod liveness;

@@ -1,4 +1,7 @@
-//! What operators ask of the controller: elections, changes of replicas, brokers on their way out.
+//! What operators ask of the controller: elections, changes of replicas and their throttle, brokers on
+//! their way out.
+
+use std::num::NonZeroU64;
 
 use riverrun_proto::{
     epoch::PartitionEpoch,
@@ -14,7 +17,7 @@ use super::{
 };
 use crate::metadata::{
     Command, FeatureLevel, Partition, Rejection, Reply,
-    command::{Choice, SetFeatureLevel},
+    command::{Choice, SetFeatureLevel, SetMoveThrottle},
 };
 
 impl Controller {
@@ -79,6 +82,25 @@ impl Controller {
         }
         self.carry_out(Mode::Apply, |image| brokers::remove(image, id)).await?;
         Ok(())
+    }
+
+    /// Limits what replicas that are being added may be sent by a broker, and may take on one; `None`
+    /// lifts that. Gives what holds then.
+    pub async fn throttle_moves(
+        &self,
+        bytes_per_second: Option<NonZeroU64>,
+    ) -> Result<Option<NonZeroU64>, ControllerError> {
+        self.catch_up().await?;
+        if bytes_per_second.is_none() && self.quorum().image().move_throttle().is_none() {
+            // Nothing that a level would have to be raised for.
+            return Ok(None);
+        }
+        self.raise_to(FeatureLevel::V4).await?;
+        let command = Command::SetMoveThrottle(SetMoveThrottle { bytes_per_second });
+        match self.quorum().propose(command).await?.reply {
+            Reply::MoveThrottle(bytes_per_second) => Ok(bytes_per_second),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Raises the feature level where it is below `needed`; refused while a broker's binary does not

@@ -59,6 +59,7 @@ impl MetadataImage {
             Command::CancelReassignment(command) => self.cancel_reassignment(command, deltas),
             Command::SetDraining(command) => self.set_draining(command, deltas),
             Command::RemoveBroker(command) => self.remove_broker(command, deltas),
+            Command::SetMoveThrottle(command) => Ok(self.set_move_throttle(*command, deltas)),
         }
     }
 

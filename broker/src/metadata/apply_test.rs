@@ -59,9 +59,9 @@ fn feature_levels_only_go_up_and_only_where_all_brokers_follow() {
         };
         assert_eq!(rejection(&image, &set(expected, level)), order);
     }
-    // This binary writes no level 4; a later one does, and must ask its brokers.
+    // This binary writes no level 5; a later one does, and must ask its brokers.
     assert!(matches!(
-        rejection(&image, &set(1, 4)),
+        rejection(&image, &set(1, 5)),
         Rejection::FeatureLevelUnsupported { broker: BrokerId(1), .. }
     ));
     let newer = RegisterBroker {

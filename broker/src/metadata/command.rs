@@ -3,7 +3,10 @@
 //! A command is judged by [`MetadataImage::apply`](super::MetadataImage::apply) when it comes to be
 //! applied, on every node alike. How each is stored is [`record`](super::record)'s business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+};
 
 use riverrun_proto::{
     epoch::{BrokerEpoch, PartitionEpoch},
@@ -51,6 +54,8 @@ pub enum Command {
     SetDraining(SetDraining),
     /// Forgets a broker.
     RemoveBroker(RemoveBroker),
+    /// Limits what moves of replicas take, or no longer.
+    SetMoveThrottle(SetMoveThrottle),
 }
 
 impl Command {
@@ -71,6 +76,7 @@ impl Command {
             | Self::Reassign(_)
             | Self::CancelReassignment(_) => FeatureLevel::V2,
             Self::SetDraining(_) | Self::RemoveBroker(_) => FeatureLevel::V3,
+            Self::SetMoveThrottle(_) => FeatureLevel::V4,
         }
     }
 }
@@ -258,4 +264,12 @@ pub struct RemoveBroker {
     pub broker: BrokerId,
     /// The run that is gone; a later one stays.
     pub broker_epoch: BrokerEpoch,
+}
+
+/// See [`Command::SetMoveThrottle`]. The last one holds; it concerns replicas that are being added, as
+/// long as they are, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetMoveThrottle {
+    /// On each broker, in either direction; `None`: as many as there are.
+    pub bytes_per_second: Option<NonZeroU64>,
 }

@@ -1,6 +1,6 @@
 //! What changed, in the words of whoever runs partitions.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc};
 
 use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicPartition};
 
@@ -12,6 +12,8 @@ use super::{Broker, FeatureLevel, MetadataImage, Partition, Topic};
 pub enum Delta {
     /// Other rules are in force.
     FeatureLevelChanged(FeatureLevel),
+    /// Another throttle of moves, or none.
+    MoveThrottleChanged(Option<NonZeroU64>),
     /// A broker registered, or registered anew, or stands differently now.
     BrokerRegistered(Arc<Broker>),
     /// A broker is forgotten; it had nothing.
@@ -49,6 +51,9 @@ impl Delta {
         let mut deltas = Vec::new();
         if old.feature_level() != new.feature_level() {
             deltas.push(Self::FeatureLevelChanged(new.feature_level()));
+        }
+        if old.move_throttle() != new.move_throttle() {
+            deltas.push(Self::MoveThrottleChanged(new.move_throttle()));
         }
         for broker in new.brokers() {
             if old.broker(broker.id).is_none_or(|known| **known != **broker) {

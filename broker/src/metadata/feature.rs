@@ -19,8 +19,10 @@ impl FeatureLevel {
     pub const V2: Self = Self(2);
     /// Brokers that are drained and removed.
     pub const V3: Self = Self(3);
+    /// Moves of replicas that are throttled.
+    pub const V4: Self = Self(4);
     /// The highest this binary knows.
-    pub const LATEST: Self = Self::V3;
+    pub const LATEST: Self = Self::V4;
     /// What a new log begins at. A broker alone needs no more, and an older binary can still read it;
     /// whoever makes a cluster of it raises it.
     pub const INITIAL: Self = Self::V1;

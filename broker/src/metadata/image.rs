@@ -1,6 +1,6 @@
 //! The cluster at one offset of the metadata log.
 
-use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU64, ops::Bound, sync::Arc};
 
 use riverrun_proto::{
     epoch::BrokerEpoch,
@@ -25,6 +25,7 @@ pub struct MetadataImage {
     pub(super) offset: MetadataOffset,
     pub(super) feature_level: FeatureLevel,
     pub(super) next_producer_id: i64,
+    pub(super) move_throttle: Option<NonZeroU64>,
     partition_count: usize,
     brokers: RedBlackTreeMapSync<BrokerId, Arc<Broker>>,
     by_name: RedBlackTreeMapSync<TopicName, Arc<Topic>>,
@@ -59,6 +60,8 @@ pub enum Reply {
     BrokerRemoved,
     /// The partition as it now is.
     Partition(Partition),
+    /// The throttle of moves now in force.
+    MoveThrottle(Option<NonZeroU64>),
     /// A block that nobody else has.
     ProducerIds(ProducerIdBlock),
 }
@@ -90,6 +93,12 @@ impl MetadataImage {
     /// The rules in force.
     pub const fn feature_level(&self) -> FeatureLevel {
         self.feature_level
+    }
+
+    /// Bytes a second that replicas which are being added may be sent by a broker, and may take on
+    /// one; `None`: as many as there are.
+    pub const fn move_throttle(&self) -> Option<NonZeroU64> {
+        self.move_throttle
     }
 
     /// A registered broker.

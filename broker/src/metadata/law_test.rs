@@ -1,6 +1,9 @@
 //! The laws of the module, on random histories with commands good and bad.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+};
 
 use proptest::{collection::vec, prelude::*};
 use riverrun_proto::ids::{BrokerId, TopicId};
@@ -29,6 +32,7 @@ enum Op {
     Cancel { id: u8, late: i32 },
     Drain { broker: u32, draining: bool },
     Remove { broker: u32, late: i64 },
+    Throttle { bytes_per_second: u64 },
 }
 
 fn cluster_op() -> impl Strategy<Value = Op> {
@@ -56,6 +60,7 @@ fn cluster_op() -> impl Strategy<Value = Op> {
         1 => (1..5_u32, any::<bool>()).prop_map(|(broker, draining)| Op::Drain { broker, draining }),
         2 => (1..5_u32, prop_oneof![5 => Just(0), 1 => Just(-1)])
             .prop_map(|(broker, late)| Op::Remove { broker, late }),
+        1 => (0..3_u64).prop_map(|bytes_per_second| Op::Throttle { bytes_per_second }),
     ]
 }
 
@@ -137,6 +142,7 @@ fn command(op: &Op, image: &MetadataImage) -> Command {
         Op::Cancel { id, late } => cancel(*id, version_of(image, *id) + late),
         Op::Drain { broker, draining } => drain(*broker, *draining),
         Op::Remove { broker, late } => remove(*broker, (run_of(image, *broker) + late).max(0)),
+        Op::Throttle { bytes_per_second } => throttle(*bytes_per_second),
     }
 }
 
@@ -153,11 +159,12 @@ fn version_of(image: &MetadataImage, n: u8) -> i32 {
 struct Shadow {
     brokers: BTreeMap<BrokerId, Broker>,
     topics: BTreeMap<TopicId, (String, TopicConfigs, Vec<Partition>)>,
+    throttle: Option<NonZeroU64>,
 }
 
 impl Shadow {
     fn of(image: &MetadataImage) -> Self {
-        let mut shadow = Self::default();
+        let mut shadow = Self { throttle: image.move_throttle(), ..Self::default() };
         for broker in image.brokers() {
             shadow.brokers.insert(broker.id, Broker::clone(broker));
         }
@@ -179,6 +186,7 @@ impl Shadow {
         for delta in deltas {
             match delta {
                 Delta::FeatureLevelChanged(_) => {}
+                Delta::MoveThrottleChanged(rate) => self.throttle = *rate,
                 Delta::BrokerRegistered(broker) => {
                     self.brokers.insert(broker.id, Broker::clone(broker));
                 }
@@ -263,7 +271,9 @@ proptest! {
     ) {
         let mut image = after(&[level_1(), register(1, 200), register(2, 201), register(3, 202)]);
         if is_cluster {
-            image = apply(&apply(&image, &level_2()).image, &level_3()).image;
+            for level in [level_2(), level_3(), level_4()] {
+                image = apply(&image, &level).image;
+            }
         }
         let start = image.clone();
         let mut shadow = Shadow::of(&image);
@@ -338,6 +348,7 @@ fn the_difference_names_each_change() {
         .iter()
         .map(|delta| match delta {
             Delta::FeatureLevelChanged(_) => "level".to_owned(),
+            Delta::MoveThrottleChanged(rate) => format!("throttle {rate:?}"),
             Delta::BrokerRegistered(broker) => format!("broker {}", broker.id),
             Delta::BrokerRemoved(id) => format!("removed {id}"),
             Delta::TopicCreated(topic) => format!("created {}", topic.id),

@@ -31,6 +31,7 @@
 mod apply;
 mod apply_cluster;
 mod apply_drain;
+mod apply_throttle;
 pub mod broker;
 pub mod command;
 pub mod decision;
@@ -53,6 +54,7 @@ pub mod topic;
 mod wire;
 mod wire_cluster;
 mod wire_drain;
+mod wire_throttle;
 
 pub use broker::{Broker, Endpoint};
 pub use command::Command;

@@ -21,6 +21,7 @@
 //! | 13 | 1 | [`CancelReassignment`](Command::CancelReassignment) | 2 |
 //! | 14 | 1 | [`SetDraining`](Command::SetDraining) | 3 |
 //! | 15 | 1 | [`RemoveBroker`](Command::RemoveBroker) | 3 |
+//! | 16 | 1 | [`SetMoveThrottle`](Command::SetMoveThrottle) | 4 |
 //!
 //! Numbers are never used again. Bytes that say more than this binary understands are refused, field
 //! by field: protobuf's habit of skipping unknown fields would make this node compute another image
@@ -41,6 +42,7 @@ use super::{
         AlterIsrV1, CancelReassignmentV1, ElectLeaderV1, JoinBrokerV1, ReassignV1, SetPresenceV1,
     },
     wire_drain::{RemoveBrokerV1, SetDrainingV1},
+    wire_throttle::SetMoveThrottleV1,
 };
 
 /// Bytes of one record. The largest command, a topic of ten thousand partitions with fifteen
@@ -64,6 +66,7 @@ const REASSIGN: u16 = 12;
 const CANCEL_REASSIGNMENT: u16 = 13;
 const SET_DRAINING: u16 = 14;
 const REMOVE_BROKER: u16 = 15;
+const SET_MOVE_THROTTLE: u16 = 16;
 
 /// A record that this binary cannot, or must not, apply. Not a rejection: other nodes may well
 /// understand it, so whoever reads it stops here.
@@ -130,6 +133,7 @@ pub fn encode(command: &Command) -> Result<Bytes, RecordError> {
         }
         Command::SetDraining(c) => bytes(SET_DRAINING, &SetDrainingV1::from(c)),
         Command::RemoveBroker(c) => bytes(REMOVE_BROKER, &RemoveBrokerV1::from(c)),
+        Command::SetMoveThrottle(c) => bytes(SET_MOVE_THROTTLE, &SetMoveThrottleV1::from(c)),
     }
 }
 
@@ -159,6 +163,7 @@ pub fn decode(record: &[u8]) -> Result<Command, RecordError> {
         CANCEL_REASSIGNMENT => command::<CancelReassignmentV1>,
         SET_DRAINING => command::<SetDrainingV1>,
         REMOVE_BROKER => command::<RemoveBrokerV1>,
+        SET_MOVE_THROTTLE => command::<SetMoveThrottleV1>,
         _ => return Err(RecordError::UnknownKind(kind)),
     };
     match version {

@@ -17,6 +17,7 @@ fn one_of_each() -> Vec<Command> {
         allocate(7, 2, 1000),
         drain(7, true),
         remove(7, 2),
+        throttle(50 << 20),
     ]
 }
 
@@ -40,6 +41,8 @@ fn the_stored_form_is_frozen() {
     assert_eq!(hex(&drain(7, true)), "0e00010008071001");
     assert_eq!(hex(&drain(7, false)), "0e0001000807");
     assert_eq!(hex(&remove(7, 2)), "0f00010008071002");
+    assert_eq!(hex(&throttle(50 << 20)), "100001000880808019");
+    assert_eq!(hex(&throttle(0)), "10000100");
     assert_eq!(
         hex(&create(1, "ab", &[&[7, 0]])),
         format!("030001000a0261621210{}1a040a0207002801", "02".repeat(16))
@@ -48,7 +51,7 @@ fn the_stored_form_is_frozen() {
 
 #[test]
 fn an_unknown_kind_is_refused() {
-    for kind in [0, 16, 999] {
+    for kind in [0, 17, 999] {
         let mut record = encode(&delete(1)).unwrap().to_vec();
         record[..2].copy_from_slice(&u16::to_le_bytes(kind));
         let error = decode(&record).unwrap_err();
@@ -128,7 +131,7 @@ proptest::proptest! {
 
     /// Whatever a flipped bit makes of a record, it is refused or stands for exactly what it says.
     #[test]
-    fn what_decodes_encodes_alike(which in 0..10_usize, byte in 0..200_usize, bit in 0..8_u8) {
+    fn what_decodes_encodes_alike(which in 0..11_usize, byte in 0..200_usize, bit in 0..8_u8) {
         let mut record = encode(&one_of_each()[which]).unwrap().to_vec();
         let byte = byte % record.len();
         record[byte] ^= 1 << bit;

@@ -14,6 +14,7 @@ use super::{
     wire::{BadField, ImageV1},
     wire_cluster::ImageV2,
     wire_drain::ImageV3,
+    wire_throttle::ImageV4,
 };
 
 const MAGIC: [u8; 8] = *b"RRIMAGE\0";
@@ -21,8 +22,10 @@ const MAGIC: [u8; 8] = *b"RRIMAGE\0";
 const V1: u32 = 1;
 /// Of feature level 2.
 const V2: u32 = 2;
-/// From feature level 3 on.
+/// Of feature level 3.
 const V3: u32 = 3;
+/// From feature level 4 on.
+const V4: u32 = 4;
 const HEADER_BYTES: usize = 16;
 
 /// Bytes that are no image, or none this binary can use.
@@ -33,7 +36,7 @@ pub enum SnapshotError {
     NoSnapshot,
     /// Written by a newer binary.
     #[error(
-        "the metadata snapshot has format version {0}, this binary knows up to {V3}: start the \
+        "the metadata snapshot has format version {0}, this binary knows up to {V4}: start the \
          version of Riverrun that wrote it or a later one"
     )]
     NewerVersion(u32),
@@ -62,7 +65,8 @@ pub fn encode(image: &MetadataImage) -> Bytes {
     match form_of(image.feature_level()) {
         V1 => wrap(V1, &ImageV1::from(image)),
         V2 => wrap(V2, &ImageV2::from(image)),
-        newest => wrap(newest, &ImageV3::from(image)),
+        V3 => wrap(V3, &ImageV3::from(image)),
+        newest => wrap(newest, &ImageV4::from(image)),
     }
 }
 
@@ -71,7 +75,8 @@ fn form_of(level: FeatureLevel) -> u32 {
     match level {
         level if level < FeatureLevel::V2 => V1,
         level if level < FeatureLevel::V3 => V2,
-        _ => V3,
+        level if level < FeatureLevel::V4 => V3,
+        _ => V4,
     }
 }
 
@@ -96,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
         return Err(SnapshotError::NoSnapshot);
     }
     let version = u32::from_le_bytes([v0, v1, v2, v3]);
-    if !(V1..=V3).contains(&version) {
+    if !(V1..=V4).contains(&version) {
         return Err(SnapshotError::NewerVersion(version));
     }
     let (expected, found) = (u32::from_le_bytes([c0, c1, c2, c3]), crc32fast::hash(fields));
@@ -106,7 +111,8 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataImage, SnapshotError> {
     let image = match version {
         V1 => form::<ImageV1>(fields),
         V2 => form::<ImageV2>(fields),
-        _ => form::<ImageV3>(fields),
+        V3 => form::<ImageV3>(fields),
+        _ => form::<ImageV4>(fields),
     }?;
     if form_of(image.feature_level()) != version {
         return Err(SnapshotError::Malformed("its form is not that of its feature level".into()));

@@ -17,20 +17,20 @@ fn sealed(fields: &[u8]) -> Vec<u8> {
 #[test]
 fn newer_snapshots_are_refused() {
     let mut bytes = encode(&after(&[level_1()])).to_vec();
-    for newer in [0, 4] {
+    for newer in [0, 5] {
         bytes[8] = newer;
         assert_eq!(decode(&bytes), Err(SnapshotError::NewerVersion(newer.into())));
     }
-    for form in [2, 3] {
+    for form in [2, 3, 4] {
         bytes[8] = form;
         let read = decode(&bytes);
         assert!(matches!(read, Err(SnapshotError::Malformed(_))), "of level 1, in form {form}");
     }
 
     let mut image = after(&[level_1()]);
-    image.feature_level = FeatureLevel::new(4);
+    image.feature_level = FeatureLevel::new(5);
     let error = decode(&encode(&image)).unwrap_err();
-    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(4)));
+    assert_eq!(error, SnapshotError::NewerFeatureLevel(FeatureLevel::new(5)));
 
     let mut fields = ImageV1::from(&after(&[level_1()])).encode_to_vec();
     fields.extend([0xf8, 0x01, 0x01]);

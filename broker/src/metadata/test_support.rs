@@ -1,6 +1,6 @@
 //! Commands for tests, with as little to say as each test needs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use riverrun_proto::{
     epoch::{BrokerEpoch, LeaderEpoch, PartitionEpoch},
@@ -15,7 +15,7 @@ use super::{
     command::{
         AllocateProducerIds, AlterIsr, AlterTopicConfigs, CancelReassignment, Choice,
         CreatePartitions, CreateTopic, DeleteTopic, ElectLeader, JoinBroker, Reassign,
-        RegisterBroker, RemoveBroker, SetDraining, SetFeatureLevel, SetPresence,
+        RegisterBroker, RemoveBroker, SetDraining, SetFeatureLevel, SetMoveThrottle, SetPresence,
     },
 };
 
@@ -121,6 +121,17 @@ pub(crate) fn level_2() -> Command {
 pub(crate) fn level_3() -> Command {
     let (expected, level) = (FeatureLevel::V2, FeatureLevel::V3);
     Command::SetFeatureLevel(SetFeatureLevel { expected, level })
+}
+
+pub(crate) fn level_4() -> Command {
+    let (expected, level) = (FeatureLevel::V3, FeatureLevel::V4);
+    Command::SetFeatureLevel(SetFeatureLevel { expected, level })
+}
+
+/// 0: none.
+pub(crate) fn throttle(bytes_per_second: u64) -> Command {
+    let bytes_per_second = NonZeroU64::new(bytes_per_second);
+    Command::SetMoveThrottle(SetMoveThrottle { bytes_per_second })
 }
 
 pub(crate) fn drain(broker: u32, draining: bool) -> Command {

@@ -27,7 +27,12 @@ impl Registry {
         let is_mine = state.replicas.contains(&self.env.me);
         let Some(topic) = self.topics.read().get(&id.topic).cloned() else { return };
         match (self.get(id), is_mine) {
-            (Some(partition), true) => partition.register(registration(state)),
+            (Some(partition), true) => {
+                if partition.is_newer(state.partition_epoch) {
+                    partition.note_adding(state.adding().collect());
+                }
+                partition.register(registration(state));
+            }
             (Some(partition), false) if partition.is_newer(state.partition_epoch) => {
                 partition.register(registration(state));
                 self.remove_copies(&topic.name, &[id]);

@@ -65,10 +65,14 @@ impl Partition {
         answered.await.unwrap_or(Err(FetchError::Closing.into()))
     }
 
-    /// Deletes what retention no longer keeps, in the background.
+    /// Deletes what retention no longer keeps, in the background. Nothing goes for its age while the wall
+    /// clock is not to be trusted.
     pub fn apply_retention(self: &Arc<Self>) {
         let now = self.env.clock.now();
-        let retention = self.settings.load().retention;
+        let mut retention = self.settings.load().retention;
+        if !self.may_delete_by_age(now) {
+            retention.age = None;
+        }
         self.change(|state, effects| {
             // A leader that does not know yet what is committed deletes nothing (replication.md 1.5).
             if state.is_sound()

@@ -2,8 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use riverrun_proto::{ids::BrokerId, timestamp::Timestamp};
+
 use super::{test_support::*, *};
 use crate::{
+    clock::{Clock as _, ClockOffset, ClocksTold, WallTrust},
     io::{
         Disk, Failure,
         sim::{Fault, PowerCut, SimDisk},
@@ -237,4 +240,39 @@ fn a_full_read_budget_keeps_the_line_short_though_readers_give_up() {
     drop(gate);
     assert_eq!(harness.readable(0), [0, 1, 2]);
     assert_eq!(harness.partition.env.read_budget.used(), 0);
+}
+
+#[test]
+fn nothing_goes_for_its_age_by_a_clock_that_is_not_believed() {
+    const BOUND: Duration = Duration::from_secs(10);
+    let wall = WallTrust::within(BOUND);
+    let retention = RetentionPolicy { age: Some(Duration::from_secs(3600)), bytes: Some(16 << 10) };
+    let harness = filled(Setup { retention, wall: wall.clone(), ..small_segments() }, 30);
+    let compared = |ahead_ms| {
+        let shown = (harness.clock.now(), harness.clock.monotonic());
+        let offset = ClockOffset::told(ahead_ms, 1);
+        let told = ClocksTold { confirmed: true, ..ClocksTold::default() };
+        wall.compare(BrokerId(1), offset, shown, told);
+    };
+    let start_after_retention = || {
+        harness.partition.apply_retention();
+        harness.partition.wait_idle();
+        harness.partition.log_start_offset().get()
+    };
+    let two_hours = 2 * 3_600_000;
+    let right = harness.clock.now();
+    let wrong = Timestamp::from_millis(right.as_millis() + two_hours);
+    // Before it was compared: what is too much goes, whatever the clock says.
+    harness.clock.set_wall(wrong);
+    let by_size = start_after_retention();
+    assert!((1..30).contains(&by_size), "{by_size}");
+    harness.clock.set_wall(right);
+    compared(0);
+    assert_eq!(start_after_retention(), by_size, "nothing is old");
+    harness.clock.set_wall(wrong);
+    assert_eq!(start_after_retention(), by_size, "it was set since");
+    compared(two_hours);
+    assert_eq!(start_after_retention(), by_size, "it is off, as the others have it");
+    compared(0);
+    assert_eq!(start_after_retention(), 30, "time has passed for all");
 }

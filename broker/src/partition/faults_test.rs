@@ -14,7 +14,7 @@ use riverrun_proto::{epoch::PartitionEpoch, ids::BrokerId};
 
 use super::{test_support::*, watch::ReadySet, *};
 use crate::{
-    io::{DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode, sim::SimDisk},
+    io::{Access, DirEntry, Disk, File, SegmentFile, Space, SyncPoint, WriteMode, sim::SimDisk},
     replica::Registration,
 };
 
@@ -66,9 +66,9 @@ impl Disk for Trap {
         &self,
         path: &Path,
         published: u64,
-        append: Option<WriteMode>,
+        access: Access,
     ) -> io::Result<Arc<dyn SegmentFile>> {
-        self.disk.open_segment(path, published, append)
+        self.disk.open_segment(path, published, access)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     owner::Partition,
     replication::{Push, ToFollower, ToLeader, Traffic},
     role::Role,
+    throttle::Direction,
 };
 use crate::{
     log::AppendError,
@@ -94,7 +95,7 @@ impl Partition {
     /// What this partition has to say to its leader on a connection, as of now; `None`: nothing any
     /// more. To be asked when it is its turn ([`Line::next`]).
     pub fn next_for_leader(&self, on: &Arc<Line>) -> Option<ToLeader> {
-        self.with_state(|state| state.next_for_leader(on))
+        self.with_state(|state| state.next_for_leader(self, on))
     }
 
     /// The leader said something.
@@ -117,8 +118,17 @@ impl Partition {
                 return;
             }
             match arrived {
-                Ok(arrived) => state.take_push(self, arrived, effects),
-                Err(Heard::Frame(frame)) => state.step(self, Event::Leader(frame), effects),
+                Ok(arrived) => {
+                    state.note_committed(&arrived.head.progress);
+                    state.note_pushed_here(self, arrived.bytes());
+                    state.take_push(self, arrived, effects);
+                }
+                Err(Heard::Frame(frame)) => {
+                    if let LeaderFrame::Progress(progress) = &frame {
+                        state.note_committed(progress);
+                    }
+                    state.step(self, Event::Leader(frame), effects);
+                }
                 Err(Heard::Ended(session)) => state.leader_ended(self, session, effects),
                 Err(Heard::Bad(session, bad)) => {
                     if state.session() == Some(session) {
@@ -168,7 +178,8 @@ enum Heard {
 }
 
 impl State {
-    fn next_for_leader(&mut self, on: &Arc<Line>) -> Option<ToLeader> {
+    fn next_for_leader(&mut self, partition: &Partition, on: &Arc<Line>) -> Option<ToLeader> {
+        let takes_history = self.takes_history();
         let following = &mut self.following;
         let at = following.uplinks.iter().position(|uplink| Arc::ptr_eq(&uplink.line, on))?;
         let uplink = &mut following.uplinks[at];
@@ -181,6 +192,18 @@ impl State {
             }
             return Some(ToLeader::Unsubscribe(session));
         }
+        // Acknowledgements move the leader's window: without them it pushes no more.
+        let throttle = &partition.env.replication.throttle;
+        if takes_history
+            && uplink.says == Some(Saying::Ack)
+            && !throttle.admits(
+                Direction::Receiving,
+                partition.env.clock.monotonic(),
+                (&uplink.line, &uplink.place),
+            )
+        {
+            return None;
+        }
         // What the protocol says by now may be something else than when it was put in line.
         match (uplink.says.take()?, self.replica.position_for_leader()?.1) {
             (Saying::Ack, Ok(ack)) => Some(ToLeader::Ack(ack)),
@@ -192,6 +215,7 @@ impl State {
     /// Asks on the connection to the leader. A member of the ISR has its own.
     pub(super) fn subscribe(&mut self, partition: &Arc<Partition>, subscribe: Subscribe) {
         self.following.forget_pushes();
+        self.forget_committed();
         let Some(registration) = self.replica.registration() else { return };
         let Some(leader) = registration.leader else { return };
         let traffic = if registration.isr.contains(&subscribe.0.follower) {
@@ -299,8 +323,11 @@ impl State {
                 self.took_part(partition, &head, at, effects);
                 return self.end_session(partition, "there is no room on the disk", effects);
             }
+            let began = partition.env.clock.monotonic();
             match self.log.append(&batch.as_stamped(), now) {
-                Ok(_) => {}
+                Ok(_) => {
+                    self.log.note_took(partition.env.clock.monotonic().duration_since(began));
+                }
                 Err(AppendError::NotReady) => {
                     let rest = batches[n..].to_vec();
                     let rest = Arrived { head: head.since(at), batches: rest };

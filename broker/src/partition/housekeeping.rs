@@ -1,11 +1,13 @@
-//! What partitions do without being asked: expire waits, apply retention, bound what is not on disk.
+//! What partitions do without being asked: expire waits, apply retention, bound what is not on disk, tell
+//! readers when the lease ends, go on with moves that were held back.
 
 use std::{sync::Arc, time::Duration};
 
-use super::registry::Registry;
+use super::{lease::Lease, registry::Registry};
 use crate::clock::{Clock, Instant};
 
-/// How often produces past their deadline are answered: how late such an answer may come.
+/// How often produces past their deadline are answered: how late such an answer may come. And how often
+/// moves that are throttled go on.
 pub const EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often bytes above recovery points are counted and logs are ticked. At 1 GB/s a directory overshoots its limit by a quarter.
@@ -20,6 +22,9 @@ const FLUSHER_STARTS_AT: u64 = 4;
 pub struct Housekeeping {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
+    lease: Lease,
+    /// It held when it was looked at last.
+    leased: bool,
     /// Bytes of the directory that may be above recovery points.
     dirty_bytes_max: u64,
     retention_interval: Duration,
@@ -31,7 +36,7 @@ impl Housekeeping {
     /// For the partitions of `registry`.
     pub fn new(
         registry: Arc<Registry>,
-        clock: Arc<dyn Clock>,
+        (clock, lease): (Arc<dyn Clock>, Lease),
         dirty_bytes_max: u64,
         retention_interval: Duration,
     ) -> Self {
@@ -39,6 +44,8 @@ impl Housekeeping {
         Self {
             registry,
             clock,
+            lease,
+            leased: false,
             dirty_bytes_max,
             retention_interval,
             next_flusher: now,
@@ -53,10 +60,17 @@ impl Housekeeping {
         for partition in partitions.iter().filter(|partition| partition.has_waiters()) {
             partition.expire(now);
         }
+        let leased = self.lease.holds(now);
+        if std::mem::replace(&mut self.leased, leased) != leased {
+            for partition in partitions.iter().filter(|partition| partition.leads().is_some()) {
+                partition.tell_of_lease();
+            }
+        }
         // A leader that was not ready (its metadata is behind, a connection broke) is so soon.
         for partition in partitions.iter().filter(|partition| partition.waits_to_subscribe()) {
             partition.subscribe_again();
         }
+        self.registry.let_moves_in();
         if now >= self.next_retention {
             self.next_retention = now + self.retention_interval;
             for partition in &partitions {

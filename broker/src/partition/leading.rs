@@ -16,6 +16,7 @@ use super::{
     order::State,
     owner::Partition,
     replication::{PUSHES_IN_FLIGHT_MAX, Push, ToFollower, ToLeader},
+    throttle::Direction,
 };
 use crate::{
     log::{Batches, Read},
@@ -140,7 +141,7 @@ impl Partition {
         follower: BrokerId,
     ) -> Option<ToFollower> {
         loop {
-            let (session, from) = match self.with_state(|state| state.turn(on, follower)) {
+            let (session, from) = match self.with_state(|state| state.turn(self, on, follower)) {
                 Turn::Say(said) => return Some(said),
                 Turn::Nothing => return None,
                 Turn::Push { session, from } => (session, from),
@@ -167,7 +168,7 @@ impl Partition {
                     }
                     // The log start has moved on, and the protocol is told when that is durable.
                     Some(begins) if begins > from => Err(format!("{from} is deleted")),
-                    _ => self.with_state(|state| state.push(on, (session, from), found)),
+                    _ => self.with_state(|state| state.push(self, on, (session, from), found)),
                 }
             });
             match pushed {
@@ -222,8 +223,8 @@ impl Partition {
 }
 
 impl State {
-    fn turn(&mut self, on: &Arc<Line>, follower: BrokerId) -> Turn {
-        let sound = self.is_sound();
+    fn turn(&mut self, partition: &Partition, on: &Arc<Line>, follower: BrokerId) -> Turn {
+        let (sound, is_move) = (self.is_sound(), self.sends_move_to(follower));
         let Some(down) = self.leading.find(on, follower) else { return Turn::Nothing };
         if !sound && let Some(session) = down.session.take() {
             return Turn::Say(ToFollower::Ended(session));
@@ -242,7 +243,14 @@ impl State {
             down.line_up();
             return Turn::Say(ToFollower::Progress(progress));
         }
-        if down.cursor < self.log.log_end_offset() && down.window.has_room() {
+        if !is_move {
+            // It may have been, and be for the throttle no longer.
+            down.place.step_back();
+        }
+        if down.cursor < self.log.log_end_offset()
+            && down.window.has_room()
+            && (!is_move || down.passes(partition))
+        {
             return Turn::Push { session, from: down.cursor };
         }
         if down.progress == Owed::Progress {
@@ -255,6 +263,7 @@ impl State {
     /// What was read from the cursor, if it still is what is to be pushed.
     fn push(
         &mut self,
+        partition: &Partition,
         on: &Arc<Line>,
         (session, from): (Session, Offset),
         found: Batches,
@@ -270,11 +279,16 @@ impl State {
         let Some(head) = self.replica.data_head(down.follower, from, next_offset) else {
             return Err(format!("{from} to {next_offset} is not in the log (any more)"));
         };
+        let (bytes, follower) = (batches.iter().map(Bytes::len).sum(), down.follower);
         down.cursor = next_offset;
-        down.window.note_pushed(next_offset, batches.iter().map(Bytes::len).sum());
+        down.window.note_pushed(next_offset, bytes);
         down.progress = Owed::Nothing;
         if next_offset < log_end {
             down.line_up();
+        }
+        if self.sends_move_to(follower) {
+            let now = partition.env.clock.monotonic();
+            partition.env.replication.throttle.take(Direction::Sending, bytes, now);
         }
         let (progress, previous_epoch) = (head.progress, head.previous_epoch);
         Ok(Some(Push { progress, previous_epoch, batches }))
@@ -400,10 +414,15 @@ impl Leading {
 
     /// The log grew.
     pub(super) fn wake(&self) {
-        // One whose window is full lines up when it has room.
-        for down in self.served().filter(|down| down.window.has_room()) {
+        // One whose window is full lines up when it has room, one that was put aside by itself.
+        for down in self.served().filter(|down| down.window.has_room() && !down.place.is_aside()) {
             down.line_up();
         }
+    }
+
+    /// Nobody who was put aside stays there without having been looked at again.
+    pub(super) fn let_all_in(&self) {
+        self.served().filter(|down| down.place.is_aside()).for_each(Downlink::line_up);
     }
 
     /// High watermark or log start moved.
@@ -442,6 +461,13 @@ fn first_offset(found: &Batches) -> Option<Offset> {
 impl Downlink {
     fn line_up(&self) {
         self.line.enter(&self.place);
+    }
+
+    /// Whether the throttle of moves lets more be pushed here; else it is put aside.
+    fn passes(&self, partition: &Partition) -> bool {
+        let now = partition.env.clock.monotonic();
+        let throttle = &partition.env.replication.throttle;
+        throttle.admits(Direction::Sending, now, (&self.line, &self.place))
     }
 }
 

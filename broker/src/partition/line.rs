@@ -34,6 +34,8 @@ pub(super) struct Place {
     /// It stands in line. Cleared before the partition is asked, so that nothing that happens after
     /// that goes unsaid; both happen with the partition's lock between them.
     stands: AtomicBool,
+    /// It was put aside ([`super::throttle`]), and comes back by itself.
+    aside: AtomicBool,
 }
 
 impl Line {
@@ -86,8 +88,21 @@ impl Line {
 
 impl Place {
     pub(super) fn of(partition: &Arc<Partition>) -> Arc<Self> {
-        let stands = AtomicBool::new(false);
-        Arc::new(Self { partition: Arc::downgrade(partition), stands })
+        let (stands, aside) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { partition: Arc::downgrade(partition), stands, aside })
+    }
+
+    /// `false`: it has been aside already.
+    pub(super) fn step_aside(&self) -> bool {
+        !self.aside.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn step_back(&self) {
+        self.aside.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Acquire)
     }
 }
 

@@ -36,6 +36,7 @@ mod jobs;
 mod leading;
 mod lease;
 mod line;
+mod moving;
 mod order;
 mod owner;
 mod parked_limit;
@@ -46,12 +47,15 @@ pub mod registry;
 pub mod replication;
 mod role;
 mod settings;
+mod throttle;
+mod token_bucket;
 mod waiters;
 pub mod watch;
 
 pub use error::{CloseError, FetchError, OffsetsError};
 pub use lease::Lease;
 pub use line::Line;
+pub use moving::MovingView;
 pub use owner::{
     Partition, PartitionEnv, PartitionOffsets, Replicas, Standing, UnderWay, Waiting, WriteGate,
 };
@@ -61,6 +65,7 @@ pub use produce::{Acks, Append, ProduceError, ProduceSink, Produced, Ticket};
 pub use read::{Fetch, Fetched, OffsetAt, OffsetSpec, ReadBudget};
 pub use role::Copies;
 pub use settings::Settings;
+pub use throttle::MoveThrottle;
 
 pub use crate::replica::{Durability, FollowerView, IsrProposal, LeaderView, frame};
 
@@ -92,3 +97,5 @@ pub(crate) mod test_net;
 mod test_node;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod throttle_test;

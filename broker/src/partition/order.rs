@@ -17,6 +17,7 @@ use super::{
     following::Following,
     jobs::Piece,
     leading::Leading,
+    moving::Moving,
     owner::Partition,
     produce::{Acks, Append, ProduceError, Produced, Stored},
     role::Role,
@@ -41,6 +42,7 @@ pub(super) struct State {
     pub(super) leading: Leading,
     pub(super) following: Following,
     pub(super) cutting: Cutting,
+    pub(super) moving: Moving,
     /// What the protocol said decides about appends that are parked: they are due before the lock is
     /// let go of.
     pub(super) resumed: bool,
@@ -76,6 +78,7 @@ impl State {
             leading: Leading::default(),
             following: Following::default(),
             cutting: Cutting::default(),
+            moving: Moving::default(),
             resumed: false,
             works: 0,
             stalled: false,
@@ -148,6 +151,7 @@ impl State {
         match self.log.append(&stamped, now) {
             Ok(_) => {
                 let took = partition.env.clock.monotonic().duration_since(began);
+                self.log.note_took(took);
                 effects.appended_in.push(took);
             }
             Err(AppendError::NotReady) => return Ok(None),
@@ -160,6 +164,7 @@ impl State {
         }
         let log_end = self.log.log_end_offset();
         let bytes = append.batch.bytes().len() as u64;
+        self.note_grown(bytes);
         self.step(partition, Event::Appended { log_end, bytes }, effects);
         let last_offset = Offset::new(log_end.get() - 1).expect("a batch has a record");
         Ok(Some(Stored { base_offset, last_offset, log_append_time, duplicate: false }))
@@ -348,6 +353,8 @@ impl State {
                 Action::Ack(_) => self.acknowledge_to_leader(),
                 Action::Unsubscribe(session) => self.unsubscribe(session),
                 Action::ProposeIsr(proposal) => {
+                    // Whom it takes in is waited for from here on, and held back no longer.
+                    self.leading.let_all_in();
                     partition.env.replication.peers.propose_isr(partition.id(), &proposal);
                 }
             }

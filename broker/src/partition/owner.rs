@@ -15,11 +15,13 @@ use riverrun_proto::{
     epoch::{LeaderEpoch, PartitionEpoch},
     ids::{TopicName, TopicPartition},
     offset::Offset,
+    timestamp::Timestamp,
 };
 
 use super::{
     answers::Answers,
     error::CloseError,
+    moving::MovingView,
     order::{Effects, State},
     parked_limit::ParkedLimit,
     pool::{IoPool, panic_text},
@@ -31,7 +33,7 @@ use super::{
     watch::{ReadySet, Watch, Watchers},
 };
 use crate::{
-    clock::{Clock, Instant},
+    clock::{Clock, Instant, WallTrust},
     io::Failure,
     log::{Log, LogConfig, LogReader},
     replica::{
@@ -45,6 +47,8 @@ use crate::{
 pub struct PartitionEnv {
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Whether what it says of the day may delete anything.
+    pub wall: WallTrust,
     /// Whether the directory that the log is in has failed.
     pub failure: Failure,
     /// Whether there is room for appends.
@@ -126,6 +130,8 @@ pub struct Standing {
     pub last_epoch: Option<LeaderEpoch>,
     /// What it knows of the others, where it leads.
     pub leading: Option<LeaderView>,
+    /// How replicas come along that are being added, where it leads.
+    pub moving: Option<MovingView>,
 }
 
 /// What is under way between a partition and other brokers.
@@ -247,6 +253,25 @@ impl Partition {
         self.env.replication.lease.holds(self.env.clock.monotonic())
     }
 
+    /// Whether another broker may lead the partition by now, while this one, which led it when it was last
+    /// heard, serves its readers: what it has is committed, and may not be all.
+    pub fn may_be_superseded(&self) -> bool {
+        // Nearly always the first question is all there is to it.
+        !self.holds_lease()
+            && self.leads().is_some()
+            && self.with_replica(|replica, _| replica.others_may_lead())
+    }
+
+    /// The lease has ended, or is granted again: readers who wait at the end hear of it.
+    pub(super) fn tell_of_lease(&self) {
+        self.watchers.wake();
+    }
+
+    /// Whether what the wall clock shows is believed enough to delete what is old.
+    pub(super) fn may_delete_by_age(&self, now: Timestamp) -> bool {
+        self.env.wall.vouches(now, self.env.clock.monotonic())
+    }
+
     /// Whether a registration is newer than the one in force.
     pub(super) fn is_newer(&self, epoch: PartitionEpoch) -> bool {
         self.with_replica(|replica, _| {
@@ -308,10 +333,15 @@ impl Partition {
     /// disk, gives back what an idle log holds.
     pub fn tick(self: &Arc<Self>) {
         let now = self.env.clock.now();
+        let by_age = self.may_delete_by_age(now);
         self.change(|state, effects| {
             if state.is_sound() {
                 state.stalled = false;
+                state.measure_growth(self.env.clock.monotonic());
                 state.log.tick(now);
+                if by_age {
+                    state.log.expire_producers(now);
+                }
                 state.step(self, Event::Tick, effects);
                 state.cut_again(effects);
                 state.delete_next(effects);
@@ -371,14 +401,16 @@ impl Partition {
     /// Where it stands, and what it knows of the others; one moment's.
     pub fn standing(&self) -> Standing {
         let now = self.env.clock.monotonic().since_start();
-        self.with_replica(|replica, log| {
-            let offsets = PartitionOffsets::of(replica, log);
+        self.with_state(|state| {
+            let replica = &state.replica;
+            let offsets = PartitionOffsets::of(replica, &state.log);
             let last = Offset::new(offsets.log_end.get() - 1);
             let last = last.filter(|last| *last >= offsets.log_start);
             Standing {
                 offsets,
                 last_epoch: last.and_then(|last| replica.epochs().epoch_of(last)),
                 leading: replica.leader_view(now),
+                moving: self.moving_of(state),
             }
         })
     }
@@ -451,7 +483,7 @@ impl Partition {
     }
 
     /// Marks `token` in `set` whenever the high watermark moves, this broker begins or ceases to
-    /// serve readers, or the partition closes.
+    /// serve readers, its lease ends or is granted, or the partition closes.
     pub fn watch(&self, set: &Arc<ReadySet>, token: u64) -> Watch {
         self.watchers.register(set, token)
     }

@@ -157,6 +157,10 @@ impl Registry {
         let dir = env.dir.clone();
         let found = directories::sort_out(&env.log, &dir, image)
             .map_err(|source| OpenError::Unreadable { dir, source })?;
+        env.partition
+            .replication
+            .throttle
+            .set(image.move_throttle(), env.partition.clock.monotonic());
         let registry = Arc::new(Self {
             env,
             partitions: RwLock::default(),
@@ -197,6 +201,10 @@ impl Registry {
         }
         match delta {
             Delta::FeatureLevelChanged(_) => {}
+            Delta::MoveThrottleChanged(rate) => {
+                let env = &self.env.partition;
+                env.replication.throttle.set(*rate, env.clock.monotonic());
+            }
             Delta::BrokerRegistered(broker) => {
                 let standing = standing(broker);
                 self.standings.write().insert(broker.id, standing);
@@ -248,6 +256,13 @@ impl Registry {
                 tracing::info!(partition = %id, "partition serves now");
             }
         }
+    }
+
+    /// Replicas that are being added go on, as far as the throttle of moves lets them. To be called a few
+    /// times a second.
+    pub fn let_moves_in(&self) {
+        let env = &self.env.partition;
+        env.replication.throttle.let_in(env.clock.monotonic());
     }
 
     /// Whether [`Registry::retry_failed`] has anything to do.
@@ -392,6 +407,7 @@ impl Registry {
             for standing in self.standings.read().values() {
                 partition.note_broker(*standing);
             }
+            partition.note_adding(state.adding().collect());
             partition.register(registration(state));
             Ok((partition, report))
         }))

@@ -15,6 +15,8 @@
 //!   acknowledged, per subscription; a follower drops a subscription whose leader does not keep to
 //!   that. So a follower holds no more than that for a log that is not ready.
 //! * Lines are as long as there are partitions on the connection.
+//! * What is pushed to replicas that are being added keeps to the cluster's throttle, if it has one
+//!   ([`MoveThrottle`]).
 //! * Producers wait, within their own budget, while a member of the ISR is further behind than
 //!   [`crate::replica::Limits::lag_bytes_max`].
 
@@ -26,7 +28,7 @@ use riverrun_proto::{
     ids::{BrokerId, TopicPartition},
 };
 
-use super::{lease::Lease, line::Line};
+use super::{lease::Lease, line::Line, throttle::MoveThrottle};
 use crate::{
     replica::{
         IsrProposal, Limits, Registration,
@@ -88,6 +90,8 @@ pub struct Replication {
     pub metrics: ReplicationMetrics,
     /// Until when this broker may act on what it leads by itself.
     pub lease: Lease,
+    /// How fast replicas that are being added are filled.
+    pub throttle: MoveThrottle,
 }
 
 impl Replication {
@@ -103,6 +107,7 @@ impl Replication {
             peers,
             limits: ReplicationLimits::default(),
             lag: Limits::default(),
+            throttle: MoveThrottle::new(metrics.clone()),
             metrics,
             lease: Lease::unlimited(),
         }

@@ -506,7 +506,23 @@ fn without_a_lease_a_leader_says_only_what_others_agree_to() {
     let latest = || block_on(leader.offset_at(OffsetSpec::Latest, None));
     assert!(latest().is_ok());
     let lease = &leader.env.replication.lease;
+    let time = (leader.env.clock.clone(), lease.clone());
+    let registry = cluster.nodes[0].registry.clone();
+    let mut housekeeping =
+        housekeeping::Housekeeping::new(registry, time, u64::MAX, Duration::from_secs(3600));
+    housekeeping.tick();
+    let readers = watch::ReadySet::new();
+    let _reader = leader.watch(&readers, 1);
+    housekeeping.tick();
+    assert!(!readers.take_ready(&mut Vec::new()), "nothing is new");
+    assert!(!leader.may_be_superseded());
+
     lease.end(leader.env.clock.monotonic());
+    assert!(leader.may_be_superseded() && !cluster.partition(2).may_be_superseded());
+    housekeeping.tick();
+    assert!(readers.take_ready(&mut Vec::new()), "readers at the end hear of it");
+    housekeeping.tick();
+    assert!(!readers.take_ready(&mut Vec::new()), "once");
 
     client.send(&leader, 1, batch(1, 10), Acks::Leader);
     let refused = client.outcome().1.unwrap_err();
@@ -522,6 +538,7 @@ fn without_a_lease_a_leader_says_only_what_others_agree_to() {
     for other in [2, 3] {
         cluster.command(&cluster.presence(other, Presence::Fenced)).unwrap();
     }
+    assert!(!leader.may_be_superseded());
     assert_eq!(latest().unwrap().unwrap().offset, at(2));
     client.send(&leader, 3, batch(1, 10), Acks::Leader);
     assert_eq!(client.outcome().1.unwrap().base_offset, at(2));

@@ -29,7 +29,7 @@ use super::{
     *,
 };
 use crate::{
-    clock::{Clock, ManualClock, SystemClock},
+    clock::{Clock, ManualClock, SystemClock, WallTrust},
     config::{ByteSize, Config},
     io::{
         Disk, Failure, SyncPoint,
@@ -304,6 +304,7 @@ impl Cluster {
     pub(crate) fn pass(&self, time: Duration) {
         self.clock.advance(time);
         for node in &self.nodes {
+            node.registry.let_moves_in();
             node.registry.all().iter().for_each(Partition::tick);
         }
     }
@@ -368,6 +369,7 @@ impl Node {
             ),
             partition: PartitionEnv {
                 clock: Arc::clone(clock) as Arc<dyn Clock>,
+                wall: WallTrust::unquestioned(),
                 failure,
                 gate: WriteGate::default(),
                 pool: pool.clone(),

@@ -23,7 +23,7 @@ use super::{
     *,
 };
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, WallTrust},
     config::{ByteSize, Config},
     io::{
         Disk, Failure, SyncPoint,
@@ -143,6 +143,7 @@ impl World {
             log: LogEnv::new(shared, failure.clone(), salts, LogBudgets::default()),
             partition: PartitionEnv {
                 clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+                wall: WallTrust::unquestioned(),
                 failure: failure.clone(),
                 gate: WriteGate::default(),
                 pool: pool.clone(),

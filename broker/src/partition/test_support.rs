@@ -18,7 +18,7 @@ use riverrun_proto::{
 
 use super::{replication::Replication, *};
 use crate::{
-    clock::{Clock, ManualClock},
+    clock::{Clock, ManualClock, WallTrust},
     config::TimestampType,
     io::{Failure, SyncPoint, sim::SimDisk},
     log::{Log, LogBudgets, LogConfig, LogEnv, PartitionMeta, RetentionPolicy, SaltSource},
@@ -55,6 +55,7 @@ pub(super) struct Setup {
     pub(super) timestamp_type: TimestampType,
     pub(super) retention: RetentionPolicy,
     pub(super) segment_bytes: u64,
+    pub(super) wall: WallTrust,
 }
 
 impl Default for Setup {
@@ -65,6 +66,7 @@ impl Default for Setup {
             timestamp_type: TimestampType::CreateTime,
             retention: RetentionPolicy { age: None, bytes: None },
             segment_bytes: 1 << 20,
+            wall: WallTrust::unquestioned(),
         }
     }
 }
@@ -102,6 +104,7 @@ impl Harness {
             topic,
             PartitionEnv {
                 clock: Arc::clone(&clock) as Arc<dyn Clock>,
+                wall: setup.wall,
                 failure,
                 gate: WriteGate::default(),
                 pool: pool.clone(),

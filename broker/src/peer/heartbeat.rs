@@ -3,7 +3,8 @@
 //! On a thread and a connection of their own, so that nothing which this broker does keeps it from
 //! saying so. A lost connection is made again at once: whoever does not is taken for dead.
 //!
-//! What is answered extends this broker's lease ([`Lease`]), from when the heartbeat was sent.
+//! What is answered extends this broker's lease ([`Lease`]), from when the heartbeat was sent, and shows
+//! what time it is there ([`WallTrust`]).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,6 +12,7 @@ use riverrun_proto::{
     epoch::BrokerEpoch,
     ids::BrokerId,
     rpc::internal::v1::{self as wire, broker_service_client::BrokerServiceClient},
+    timestamp::Timestamp,
 };
 use tokio::{
     sync::watch,
@@ -24,7 +26,7 @@ use super::{
     transport::Locate,
 };
 use crate::{
-    clock::{Clock, Instant},
+    clock::{Clock, ClockNews, ClockOffset, ClocksTold, Instant, WallTrust},
     controller::Leader,
     metadata::MetadataOffset,
     partition::Lease,
@@ -78,8 +80,10 @@ pub struct Heart {
     pub interval: Duration,
     /// What the answers extend.
     pub lease: Lease,
-    /// Tells the time that leases are counted by.
+    /// Tells the time that leases are counted by, and the time of day that is compared.
     pub clock: Arc<dyn Clock>,
+    /// What the comparison comes to.
+    pub wall: WallTrust,
 }
 
 // === impl Heart ===
@@ -141,7 +145,10 @@ impl Heart {
         let mut failure = Status::unavailable("nobody said yet where it is");
         for address in (self.locate)(leader) {
             match self.dialler.dial(&address).await {
-                Ok(channel) => return self.talk_over(BrokerServiceClient::new(channel)).await,
+                Ok(channel) => {
+                    let client = BrokerServiceClient::new(channel);
+                    return self.talk_over(leader, client).await;
+                }
                 Err(why) => failure = why,
             }
         }
@@ -150,14 +157,16 @@ impl Heart {
 
     async fn talk_over(
         &self,
+        leader: BrokerId,
         mut client: BrokerServiceClient<tonic::transport::Channel>,
     ) -> Result<(), Status> {
+        let (compared, offset) = watch::channel(None);
         let requests = {
             let (pulse, hello) = (self.pulse.clone(), Some(self.card.hello(None)));
             let mut beats = interval(self.interval);
             beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let clock = Arc::clone(&self.clock);
-            futures::stream::unfold((pulse, beats, hello, clock), next_beat)
+            futures::stream::unfold(Beats { pulse, beats, hello, clock, offset }, next_beat)
         };
         let late = |_| Status::deadline_exceeded("a heartbeat was not answered in time");
         let patience = ANSWER_TIMEOUT + self.interval;
@@ -166,36 +175,82 @@ impl Heart {
         loop {
             let answer = timeout(patience, answers.message()).await.map_err(late)??;
             let Some(answer) = answer else { return Ok(()) };
+            let sent_at = Instant::from_start(Duration::from_nanos(answer.sent_at_ns));
             let leased = answer.lease_ms > 0;
             if leased {
-                let sent_at = Instant::from_start(Duration::from_nanos(answer.sent_at_ns));
                 self.lease.extend(sent_at + Duration::from_millis(answer.lease_ms.into()));
             }
+            let offset = self.compare(leader, sent_at, &answer);
+            compared.send_if_modified(|known: &mut Option<ClockOffset>| {
+                let before = known.replace(offset).map(|before| self.wall.is_beyond(before));
+                // Whoever waits to be taken in for its clock is not to wait for the next beat as well.
+                before != Some(self.wall.is_beyond(offset))
+            });
             self.heard.send_replace(Heard { connected: true, may_stop: answer.may_stop, leased });
         }
     }
 }
 
-type Beats = (watch::Receiver<Pulse>, tokio::time::Interval, Option<wire::Hello>, Arc<dyn Clock>);
+// The clocks.
+impl Heart {
+    /// Compares the wall clocks, and says what that changes.
+    fn compare(
+        &self,
+        leader: BrokerId,
+        sent_at: Instant,
+        answer: &wire::HeartbeatResponse,
+    ) -> ClockOffset {
+        let (here, now) = (self.clock.now(), self.clock.monotonic());
+        let there = Timestamp::from_millis(answer.wall_clock_ms);
+        let offset = ClockOffset::measured(there, here, now.duration_since(sent_at));
+        let off = answer.clocks_off.iter().map(|one| {
+            let offset = one.offset.unwrap_or_default();
+            (BrokerId(one.broker_id), ClockOffset::told(offset.ahead_ms, offset.uncertain_ms))
+        });
+        let told = ClocksTold {
+            off: off.collect(),
+            disputed: answer.clock_disputed,
+            confirmed: answer.clock_confirmed,
+        };
+        for news in self.wall.compare(leader, offset, (here, now), told) {
+            report_clock(leader, news);
+        }
+        offset
+    }
+}
 
-async fn next_beat(
-    (mut pulse, mut beats, hello, clock): Beats,
-) -> Option<(wire::HeartbeatRequest, Beats)> {
+/// What goes into heartbeats, and when.
+struct Beats {
+    pulse: watch::Receiver<Pulse>,
+    beats: tokio::time::Interval,
+    hello: Option<wire::Hello>,
+    clock: Arc<dyn Clock>,
+    offset: watch::Receiver<Option<ClockOffset>>,
+}
+
+async fn next_beat(mut next: Beats) -> Option<(wire::HeartbeatRequest, Beats)> {
+    let Beats { pulse, beats, hello, clock, offset } = &mut next;
     if hello.is_none() {
         tokio::select! {
             _ = beats.tick() => {}
             changed = pulse.changed() => changed.ok()?,
+            changed = offset.changed() => changed.ok()?,
         }
     }
     let now = *pulse.borrow_and_update();
+    let compared = offset.borrow_and_update().map(|offset| wire::ClockOffset {
+        ahead_ms: offset.ahead_ms(),
+        uncertain_ms: offset.uncertain_ms(),
+    });
     let request = wire::HeartbeatRequest {
-        hello,
+        hello: hello.take(),
         broker_epoch: now.epoch.get(),
         applied_offset: now.applied.get(),
         wants_to_stop: now.wants_to_stop,
         sent_at_ns: u64::try_from(clock.monotonic().since_start().as_nanos()).unwrap_or(0),
+        clock: compared,
     };
-    Some((request, (pulse, beats, None, clock)))
+    Some((request, next))
 }
 
 /// Waits until nobody has anything to say any more.
@@ -209,6 +264,27 @@ fn report(leader: BrokerId, why: &Status) {
         tracing::error!(node, why = why_text, "the leader of the quorum refuses this broker");
     } else {
         tracing::info!(node, why = why_text, "the leader of the quorum does not hear this broker");
+    }
+}
+
+fn report_clock(leader: BrokerId, news: ClockNews) {
+    let node = leader.0;
+    match news {
+        ClockNews::Off(why) => tracing::error!(
+            %why,
+            "this clock is off: this broker is not taken in, or, if it is in, deletes nothing for its age"
+        ),
+        ClockNews::Well(offset) => {
+            tracing::info!(node, %offset, "this clock agrees again with that of the quorum's leader");
+        }
+        ClockNews::Disputed(true) => tracing::error!(
+            node,
+            "no more than half of the brokers' clocks agree with that of the quorum's leader, which \
+             may be the wrong one: nothing is deleted for its age until clocks are set right, best by NTP"
+        ),
+        ClockNews::Disputed(false) => {
+            tracing::info!(node, "most brokers' clocks agree with that of the quorum's leader");
+        }
     }
 }
 

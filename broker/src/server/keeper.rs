@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     io::real::RealDisk,
     partition::{
+        Lease,
         housekeeping::{EXPIRY_INTERVAL, Housekeeping},
         registry::Registry,
     },
@@ -31,6 +32,7 @@ pub(super) struct Keeper {
     pub(super) space: SpaceGuard,
     pub(super) disk: RealDisk,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) lease: Lease,
 }
 
 impl Keeper {
@@ -42,7 +44,7 @@ impl Keeper {
     ) -> Result<thread::Thread, StartError> {
         let mut housekeeping = Housekeeping::new(
             Arc::clone(&self.registry),
-            Arc::clone(&self.clock),
+            (Arc::clone(&self.clock), self.lease.clone()),
             config.log.flush_dirty_bytes_max.get(),
             config.log.retention_check_interval_ms,
         );

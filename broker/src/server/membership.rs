@@ -129,7 +129,10 @@ impl Newcomer {
             card: card.clone(),
             quorum: Arc::clone(&quorum),
             addresses: Arc::clone(&addresses),
-            liveness: Mutex::new(Liveness::new(config.broker.session_timeout_ms)),
+            liveness: Mutex::new(
+                Liveness::new(config.broker.session_timeout_ms)
+                    .with_clocks_within(config.broker.clock_offset_max_ms),
+            ),
             heard: Notify::new(),
             clock: Arc::clone(&self.clock),
         });

@@ -43,7 +43,7 @@ pub use embedded::{Embedded, EmbeddedBuilder};
 pub use parts::Stopped;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, WallTrust},
     config::{ByteSize, Config, LogConfig},
     controller::{
         Controller, MetaQuorum, OpenError, ProducerIds, QuorumError, topics::TopicPolicy,
@@ -124,21 +124,33 @@ impl Server {
     /// # Errors
     /// Whatever had been started has ended again: ports, threads, the directory's lock.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_by(config, Arc::new(SystemClock)).await
+    }
+
+    /// As [`Server::start`], by another clock than the machine's.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_by(config: Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         machine::prepare();
         machine::complain(&config);
-        Self::start_holding(config, None).await
+        Self::start_holding(config, clock, None).await
     }
 
     /// As [`Server::start`], inside another program, whose machine is not ours to complain about;
     /// `dir`, which holds the data, is removed once the broker has stopped.
     pub(crate) async fn start_in(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
         machine::prepare();
-        Self::start_holding(config, dir).await
+        Self::start_holding(config, Arc::new(SystemClock), dir).await
     }
 
-    async fn start_holding(config: Config, dir: Option<TempDir>) -> Result<Self, StartError> {
+    async fn start_holding(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        dir: Option<TempDir>,
+    ) -> Result<Self, StartError> {
         let mut parts = Parts::new(dir);
-        match Self::start_parts(config, &mut parts).await {
+        match Self::start_parts(config, clock, &mut parts).await {
             Ok(Started { grpc, http, internal, report, drain }) => {
                 Ok(Self { grpc, http, internal, report, drain, parts })
             }
@@ -149,8 +161,12 @@ impl Server {
         }
     }
 
-    async fn start_parts(config: Config, parts: &mut Parts) -> Result<Started, StartError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    async fn start_parts(
+        config: Config,
+        clock: Arc<dyn Clock>,
+        parts: &mut Parts,
+    ) -> Result<Started, StartError> {
+        let wall = WallTrust::within(config.broker.clock_offset_max_ms);
         let (metrics, shutdown) = (Metrics::new(), parts.shutdown.clone());
         let bounds = Bounds::register(&metrics);
 
@@ -177,7 +193,7 @@ impl Server {
             connections: nodes.clone(),
         };
         control.spawn(service::internal::serve(port, &bounds));
-        let stage = Stage::new(shutdown.clone());
+        let stage = Stage::new(shutdown.clone(), wall.clone());
         let probes = Probes::new(metrics.clone(), {
             let stage = stage.clone();
             move || stage.readiness()
@@ -223,7 +239,8 @@ impl Server {
         let broker_epoch =
             register::register(&*quorum, &config, &identity, card.incarnation, listeners, logs)
                 .await?;
-        let presence = OwnPresence::begin(&member, broker_epoch, &config, (&clock, &shutdown))?;
+        let presence =
+            OwnPresence::begin(&member, broker_epoch, &config, (&clock, &wall, &shutdown))?;
         parts.presence = Some(presence.clone());
 
         let threads = parts.replication.insert(Threads::replication()?).handle();
@@ -242,6 +259,7 @@ impl Server {
             ),
             partition: PartitionEnv {
                 clock: Arc::clone(&clock),
+                wall: wall.clone(),
                 failure: directory.failure().clone(),
                 gate: WriteGate::default(),
                 pool: IoPool::start(io_threads(&config), io_threads(&config))
@@ -297,6 +315,7 @@ impl Server {
             space,
             disk: disk.clone(),
             clock: clock.clone(),
+            lease: presence.lease().clone(),
         };
         parts.keeper = Some(keeper.start(&config, &shutdown)?);
         let watched = Watched {
@@ -330,6 +349,7 @@ impl Server {
                 TopicPolicy::new(&config.broker, config.topic.clone()),
             ),
             clock,
+            wall,
             requests: RequestMetrics::register(&metrics),
             topics: TopicMetrics::register(&metrics, config.telemetry.metrics_topic_series_max),
             shutdown,

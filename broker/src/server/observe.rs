@@ -1,6 +1,6 @@
 //! What a running broker shows: metrics of its parts.
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use super::{DataDirectory, space::Full};
 use crate::{
@@ -153,14 +153,26 @@ fn watch_replicas(watched: &Watched<'_>, metrics: &Metrics, config: &Config) {
     });
     let quorum = Arc::downgrade(watched.quorum);
     let env = &watched.env.partition;
-    let (lease, clock) = (env.replication.lease.clone(), Arc::clone(&env.clock));
+    let (lease, wall, clock) =
+        (env.replication.lease.clone(), env.wall.clone(), Arc::clone(&env.clock));
     ReplicationMetrics::watch_cluster(metrics, move || {
         let Some(quorum) = quorum.upgrade() else { return ClusterSample::default() };
         let leader = *quorum.leader().borrow();
         let controls = leader.is_some_and(|leader| leader.node == quorum.voter().node);
-        let leased = lease.holds(clock.monotonic());
-        ClusterSample { controls, leased, ..cluster(&quorum.image()) }
+        let now = clock.monotonic();
+        let leased = lease.holds(now);
+        let clock_trusted = wall.vouches(clock.now(), now);
+        let ms = wall.offset().map(|offset| offset.ahead_ms());
+        let clock_ahead = ms.map(seconds);
+        let cluster = cluster(&quorum.image());
+        ClusterSample { controls, leased, clock_ahead, clock_trusted, ..cluster }
     });
+}
+
+/// In seconds, to the millisecond; the few clocks that are centuries away lose that.
+fn seconds(ms: i64) -> f64 {
+    let sign = if ms < 0 { -1.0 } else { 1.0 };
+    sign * Duration::from_millis(ms.unsigned_abs()).as_secs_f64()
 }
 
 fn followers_of(partition: &Partition) -> Vec<FollowerSample> {
@@ -188,6 +200,7 @@ fn cluster(image: &MetadataImage) -> ClusterSample {
         brokers: image.brokers().len() as u64,
         fenced: image.brokers().filter(is_fenced).count() as u64,
         topics: image.topics().len() as u64,
+        move_throttle: image.move_throttle().map_or(0, NonZeroU64::get),
         ..ClusterSample::default()
     };
     for (_, partition) in image.topics().flat_map(|topic| topic.partitions()) {

@@ -9,7 +9,7 @@ use tokio::{runtime::Builder, time::timeout};
 
 use super::{StartError, io_error, membership::Membership};
 use crate::{
-    clock::Clock,
+    clock::{Clock, WallTrust},
     config::Config,
     controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
     metadata::{Command, MetadataImage, MetadataOffset, Presence},
@@ -47,7 +47,7 @@ impl OwnPresence {
         member: &Membership,
         epoch: BrokerEpoch,
         config: &Config,
-        (clock, shutdown): (&Arc<dyn Clock>, &Shutdown),
+        (clock, wall, shutdown): (&Arc<dyn Clock>, &WallTrust, &Shutdown),
     ) -> Result<Self, StartError> {
         let lease = Lease::not_granted();
         let first = Pulse { epoch, applied: MetadataOffset::ZERO, wants_to_stop: false };
@@ -62,6 +62,7 @@ impl OwnPresence {
             interval: config.broker.heartbeat_interval_ms,
             lease: lease.clone(),
             clock: Arc::clone(clock),
+            wall: wall.clone(),
         };
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(io_error("starting the heartbeat thread"))?;

@@ -6,13 +6,15 @@ use tokio::task::AbortHandle;
 
 use super::{DataDirectory, presence::OwnPresence};
 use crate::{
-    http::Readiness, metadata::Presence, partition::registry::Registry, shutdown::Shutdown,
+    clock::WallTrust, http::Readiness, metadata::Presence, partition::registry::Registry,
+    shutdown::Shutdown,
 };
 
 /// How far the broker has come; asked by the HTTP port from the first moment on.
 #[derive(Debug, Clone)]
 pub(super) struct Stage {
     shutdown: Shutdown,
+    wall: WallTrust,
     serving: Arc<OnceLock<Serving>>,
 }
 
@@ -26,8 +28,8 @@ struct Serving {
 
 impl Stage {
     /// Starting.
-    pub(super) fn new(shutdown: Shutdown) -> Self {
-        Self { shutdown, serving: Arc::default() }
+    pub(super) fn new(shutdown: Shutdown, wall: WallTrust) -> Self {
+        Self { shutdown, wall, serving: Arc::default() }
     }
 
     /// It serves from now on.
@@ -43,14 +45,19 @@ impl Stage {
     }
 
     /// Ready while it serves: the directory is sound, the metadata is followed, nobody asked it to
-    /// stop. A full disk is no reason: reads go on.
+    /// stop. A full disk is no reason: reads go on; nor is a wall clock that went wrong, which is for
+    /// people (`riverrun cluster health`): where the leader of the quorum is wrong, all would be unready.
     pub(super) fn readiness(&self) -> Readiness {
         let not_ready = |why: &str| Readiness::NotReady(why.to_owned());
         if self.shutdown.is_draining() {
             return not_ready("the broker is stopping");
         }
         let Some(Serving { directory, registry, grpc, presence }) = self.serving.get() else {
-            return not_ready("the broker is starting: logs are being opened");
+            let wrong_clock =
+                self.wall.off().map(|off| format!("the broker is not taken in: {off}"));
+            return not_ready(
+                wrong_clock.as_deref().unwrap_or("the broker is starting: logs are being opened"),
+            );
         };
         if let Err(failed) = directory.failure().check() {
             return Readiness::NotReady(failed.to_string());
@@ -63,7 +70,9 @@ impl Stage {
             Some(Presence::Active) => {}
             Some(Presence::Leaving) => return not_ready("the broker is about to stop"),
             Some(Presence::Fenced) | None => {
-                return not_ready("the cluster does not hear this broker: it is fenced");
+                let wrong_clock = self.wall.off().map(|off| format!("the broker is fenced: {off}"));
+                let silent = "the cluster does not hear this broker: it is fenced";
+                return not_ready(wrong_clock.as_deref().unwrap_or(silent));
             }
         }
         if grpc.is_finished() {

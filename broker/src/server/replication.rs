@@ -17,7 +17,7 @@ use super::membership::Membership;
 use crate::{
     config::ReplicaConfig,
     partition::{
-        Lease,
+        Lease, MoveThrottle,
         registry::Registry,
         replication::{Replication, ReplicationLimits},
     },
@@ -75,6 +75,7 @@ impl Replicas {
         lease: Lease,
     ) -> Replication {
         Replication {
+            throttle: MoveThrottle::new(metrics.clone()),
             metrics,
             lease,
             peers: Arc::new(self.peers.clone()),

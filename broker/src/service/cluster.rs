@@ -1,6 +1,6 @@
 //! `ClusterService`: the nodes of the cluster, and who votes on its metadata.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU64, sync::Arc, time::Duration};
 
 use riverrun_proto::{
     ids::{BrokerId, DirectoryId},
@@ -13,6 +13,7 @@ use v1::{broker_state, cluster_service_server::ClusterService, quorum_node::Role
 
 use super::{core::Core, moving, status::Failure};
 use crate::{
+    clock::ClockOffset,
     controller::raft::{ChangeError, Step, Voter, Voters},
     metadata::{Broker, Endpoint, MetadataImage, Presence},
     telemetry::Request as Called,
@@ -79,6 +80,14 @@ impl ClusterService for Cluster {
         self.0.unary(Called::RemoveBroker, request, handle).await
     }
 
+    async fn throttle_moves(
+        &self,
+        request: Request<v1::ThrottleMovesRequest>,
+    ) -> Result<Response<v1::ThrottleMovesResponse>, Status> {
+        let handle = async |request, time| moving::throttle(&self.0, request, time).await;
+        self.0.unary(Called::ThrottleMoves, request, handle).await
+    }
+
     async fn plan_moves(
         &self,
         request: Request<v1::PlanMovesRequest>,
@@ -94,6 +103,7 @@ impl Cluster {
         let quorum = core.controller.quorum();
         let leader = *quorum.leader().borrow();
         let image = quorum.image();
+        let clocks = core.wall.told();
         v1::DescribeClusterResponse {
             cluster_id: core.cluster.to_string(),
             broker_id: core.broker.0,
@@ -102,8 +112,10 @@ impl Cluster {
             metadata_offset: image.offset().get(),
             feature_level: image.feature_level().get(),
             nodes: nodes(&quorum.voters()),
-            brokers: brokers(&image),
+            brokers: with_clocks(brokers(&image), &clocks.off),
+            clock_disputed: clocks.disputed,
             partitions: Some(counts(&image)),
+            move_bytes_per_second: image.move_throttle().map(NonZeroU64::get),
         }
     }
 
@@ -241,9 +253,22 @@ pub(super) fn brokers(image: &MetadataImage) -> Vec<v1::BrokerState> {
             replicas: count(&replicas, broker.id),
             leads: count(&leads, broker.id),
             draining: broker.draining,
+            clock_ahead_ms: None,
         }
     };
     image.brokers().map(state).collect()
+}
+
+/// Says of those whose clocks are off how far.
+fn with_clocks(
+    mut brokers: Vec<v1::BrokerState>,
+    off: &[(BrokerId, ClockOffset)],
+) -> Vec<v1::BrokerState> {
+    for broker in &mut brokers {
+        let clock = off.iter().find(|(id, _)| id.0 == broker.broker_id);
+        broker.clock_ahead_ms = clock.map(|(_, offset)| offset.ahead_ms());
+    }
+    brokers
 }
 
 impl From<ChangeError> for Failure {

@@ -31,7 +31,7 @@ use super::{
     status::Failure,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, WallTrust},
     config::{TopicConfig, TopicDefaults, TopicOverrides},
     controller::{
         Controller, ControllerError, Mode, ProducerIds,
@@ -57,6 +57,7 @@ pub(super) struct Core {
     pub(super) controller: Controller,
     pub(super) producer_ids: ProducerIds,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) wall: WallTrust,
     pub(super) shutdown: Shutdown,
     pub(super) requests: RequestMetrics,
     pub(super) hits: Hits,
@@ -143,6 +144,7 @@ impl Core {
             controller: env.controller,
             producer_ids: env.producer_ids,
             clock: env.clock,
+            wall: env.wall,
             shutdown: env.shutdown,
             requests: env.requests,
             hits,

@@ -100,7 +100,7 @@ use self::{
     limits::Limits, preface::Preface, responsive::Responsive,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, WallTrust},
     config::NetworkConfig,
     controller::{Controller, ProducerIds},
     partition::registry::Registry,
@@ -138,6 +138,8 @@ pub struct ServiceEnv {
     pub producer_ids: ProducerIds,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Whether its time of day is right, and everybody else's.
+    pub wall: WallTrust,
     /// Metrics of calls.
     pub requests: RequestMetrics,
     /// Traffic by topic.

@@ -1,6 +1,6 @@
-//! What is asked of whole brokers: drained, removed, and what to move where.
+//! What is asked of whole brokers: drained, removed, what to move where, and how fast.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use riverrun_proto::{ids::BrokerId, reason::Reason, rpc::v1};
 use tokio::time::timeout;
@@ -32,6 +32,26 @@ pub(super) async fn remove(
     let id = BrokerId(request.broker_id);
     core.within(time, core.controller.remove_broker(id)).await?;
     Ok(v1::RemoveBrokerResponse {})
+}
+
+pub(super) async fn throttle(
+    core: &Core,
+    request: v1::ThrottleMovesRequest,
+    time: Duration,
+) -> Result<v1::ThrottleMovesResponse, Failure> {
+    let asked = match request.bytes_per_second.map(NonZeroU64::new) {
+        None => None,
+        Some(Some(rate)) => Some(rate),
+        Some(None) => {
+            let message = "with 0 bytes a second moves would stand still for good; leave it out to \
+                           lift the throttle";
+            return Err(Failure::invalid("bytes_per_second", message));
+        }
+    };
+    let rate = core.within(time, core.controller.throttle_moves(asked)).await?;
+    // On this broker, if the call's time allows; the others follow as fast as news go.
+    let _ = timeout(time, core.wait_applied()).await;
+    Ok(v1::ThrottleMovesResponse { bytes_per_second: rate.map(NonZeroU64::get) })
 }
 
 /// On the newest metadata, for whoever carries a plan out asks again after each few moves.

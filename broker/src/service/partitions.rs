@@ -1,7 +1,7 @@
 //! `PartitionService`: partitions described, elected for, moved. What is decided, the controller
 //! decides; this asks it, and waits until the change holds on this broker.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use riverrun_proto::{
     epoch::{LeaderEpoch, PartitionEpoch},
@@ -27,7 +27,7 @@ use crate::{
     metadata::{
         MetadataImage, Partition, Topic, command::Choice, partition::REPLICATION_FACTOR_MAX,
     },
-    partition::{Durability, FollowerView, LeaderView, Standing},
+    partition::{Durability, FollowerView, LeaderView, MovingView, Standing},
     telemetry::Request as Called,
 };
 
@@ -313,6 +313,7 @@ fn described(
             .map(|r| v1::Reassignment { from: ids(&r.from), to: ids(&r.to) }),
         unclean_leader_epoch: state.unclean_epoch.map(LeaderEpoch::get),
         leading: here.as_ref().and_then(leads),
+        moving: here.as_ref().and_then(|standing| standing.moving.as_ref().map(wire_moving)),
         here: here.map(|standing| wire_replica(&standing)),
     }
 }
@@ -326,6 +327,14 @@ fn wire_replica(standing: &Standing) -> v1::ReplicaState {
         flushed_end_offset: offsets.flushed_end.get(),
         last_leader_epoch: standing.last_epoch.map(LeaderEpoch::get),
         size_bytes: offsets.size_bytes,
+    }
+}
+
+fn wire_moving(moving: &MovingView) -> v1::MovingState {
+    v1::MovingState {
+        adding: ids(&moving.arriving),
+        throttle_bytes_per_second: moving.throttle.map(NonZeroU64::get),
+        growth_bytes_per_second: moving.growth_bytes_per_second,
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) use tonic::{Code, Status, transport::Channel};
 
 use super::*;
 pub(super) use crate::{
-    clock::SystemClock,
+    clock::{SystemClock, WallTrust},
     config::{ByteSize, Config},
     controller::{
         LocalOptions, LocalQuorum, MetaProperties, MetaQuorum, Update, topics::TopicPolicy,
@@ -110,6 +110,7 @@ impl Broker {
             log: LogEnv::new(shared, failure.clone(), SaltSource::seeded(5), LogBudgets::default()),
             partition: PartitionEnv {
                 clock: Arc::clone(&clock),
+                wall: WallTrust::unquestioned(),
                 pool: pool.clone(),
                 read_budget: ReadBudget::new(4 << 20),
                 parked: ParkedLimit::new(limits.parked_bytes_max),
@@ -144,6 +145,7 @@ impl Broker {
                 TopicPolicy::new(&config.broker, config.topic.clone()),
             ),
             clock,
+            wall: WallTrust::unquestioned(),
             requests: RequestMetrics::register(&metrics),
             topics: TopicMetrics::register(&metrics, 10),
             shutdown: shutdown.clone(),

@@ -45,6 +45,15 @@ pub(super) fn encode_gauge(
     gauge(value).encode(descriptor(encoder, family)?)
 }
 
+/// As [`encode_gauge`], of a value with a sign and a fraction.
+pub(super) fn encode_signed_gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family<'_>,
+    value: f64,
+) -> fmt::Result {
+    ConstGauge::new(value).encode(descriptor(encoder, family)?)
+}
+
 fn descriptor<'e>(
     encoder: &'e mut DescriptorEncoder<'_>,
     family: Family<'e>,

@@ -3,13 +3,13 @@
 use std::fmt;
 
 use prometheus_client::{
-    collector::Collector, encoding::DescriptorEncoder, metrics::counter::Counter,
+    collector::Collector, encoding::DescriptorEncoder, metrics::counter::Counter, registry::Unit,
 };
 use riverrun_proto::ids::{BrokerId, PartitionIndex, TopicName};
 
 use super::{
     Registry,
-    gauges::{Family, encode_gauge, encode_gauges},
+    gauges::{Family, encode_gauge, encode_gauges, encode_signed_gauge},
 };
 
 /// What happens to ISRs and leaders of the partitions that a broker has. Cheap to clone; the default
@@ -19,6 +19,10 @@ pub struct ReplicationMetrics {
     shrinks: Counter,
     expands: Counter,
     leaderships: Counter,
+    move_sent_bytes: Counter,
+    move_received_bytes: Counter,
+    move_send_waits: Counter,
+    move_receive_waits: Counter,
 }
 
 /// A follower of a partition that this broker leads.
@@ -37,7 +41,7 @@ pub struct FollowerSample {
 }
 
 /// The cluster as a broker knows it. The same on all of them but for the time that news take.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ClusterSample {
     /// Brokers that are registered.
     pub brokers: u64,
@@ -53,16 +57,24 @@ pub struct ClusterSample {
     pub under_replicated: u64,
     /// With fewer than `min.insync.replicas`: nothing that waits for all is written to them.
     pub under_min_isr: u64,
+    /// The throttle of moves in bytes a second; 0: there is none.
+    pub move_throttle: u64,
     /// This node leads the metadata quorum.
     pub controls: bool,
     /// This broker may act on what it leads by itself.
     pub leased: bool,
+    /// How far its wall clock is ahead of that of the node that leads the metadata quorum, in seconds;
+    /// `None`: not compared yet.
+    pub clock_ahead: Option<f64>,
+    /// And it may delete what is old by it.
+    pub clock_trusted: bool,
 }
 
 // === impl ReplicationMetrics ===
 
 impl ReplicationMetrics {
-    /// Registers `riverrun_isr_{shrinks,expands}_total` and `riverrun_leadership_changes_total`.
+    /// Registers `riverrun_isr_{shrinks,expands}_total`, `riverrun_leadership_changes_total`,
+    /// `riverrun_move_{sent,received}_bytes_total` and `riverrun_move_{send,receive}_waits_total`.
     pub fn register(registry: &Registry) -> Self {
         let metrics = Self::default();
         let help = "Times that a partition led here lost a replica that was in sync";
@@ -71,6 +83,14 @@ impl ReplicationMetrics {
         registry.register("isr_expands", help, metrics.expands.clone());
         let help = "Times that this broker began to lead a partition, or ceased to";
         registry.register("leadership_changes", help, metrics.leaderships.clone());
+        let help = "Bytes sent to replicas that are being added and not in sync yet";
+        registry.register("move_sent_bytes", help, metrics.move_sent_bytes.clone());
+        let help = "Bytes taken by replicas here that are being added and not in sync yet";
+        registry.register("move_received_bytes", help, metrics.move_received_bytes.clone());
+        let help = "Times that the throttle of moves put off what was to be sent";
+        registry.register("move_send_waits", help, metrics.move_send_waits.clone());
+        let help = "Times that the throttle of moves put off what was to be acknowledged";
+        registry.register("move_receive_waits", help, metrics.move_receive_waits.clone());
         metrics
     }
 
@@ -87,6 +107,18 @@ impl ReplicationMetrics {
     /// This broker leads a partition from now on, or does no more.
     pub fn leadership_changed(&self) {
         self.leaderships.inc();
+    }
+
+    /// So many bytes went to a replica that is being added elsewhere, or came to one here.
+    pub fn moved(&self, was_sent: bool, bytes: u64) {
+        let counter = if was_sent { &self.move_sent_bytes } else { &self.move_received_bytes };
+        counter.inc_by(bytes);
+    }
+
+    /// The throttle of moves put something off.
+    pub fn move_waited(&self, is_sender: bool) {
+        let counter = if is_sender { &self.move_send_waits } else { &self.move_receive_waits };
+        counter.inc();
     }
 
     /// Registers `riverrun_replication_lag_{records,seconds}{topic,partition,follower}` of at most
@@ -107,7 +139,7 @@ impl ReplicationMetrics {
         registry.collect("replication", Followers(Box::new(read)));
     }
 
-    /// Registers `riverrun_cluster_*` and `riverrun_controller_active`. `read` is asked at every
+    /// Registers `riverrun_cluster_*`, `riverrun_controller_active` and `riverrun_broker_*`. `read` is asked at every
     /// scrape.
     pub fn watch_cluster(
         registry: &Registry,
@@ -192,6 +224,12 @@ impl Collector for Cluster {
                 cluster.under_min_isr,
             ),
             (
+                "cluster_move_throttle_bytes_per_second",
+                "What each broker may send to replicas that are being added, and take for them; 0: \
+                 there is no throttle",
+                cluster.move_throttle,
+            ),
+            (
                 "controller_active",
                 "1: this node leads the metadata quorum",
                 u64::from(cluster.controls),
@@ -202,11 +240,19 @@ impl Collector for Cluster {
                  latest offset are refused",
                 u64::from(cluster.leased),
             ),
+            (
+                "broker_clock_trusted",
+                "1: the wall clock is compared and right; else nothing is deleted for its age",
+                u64::from(cluster.clock_trusted),
+            ),
         ];
         for (name, help, value) in rows {
             encode_gauge(&mut encoder, Family { name, help, unit: None }, value)?;
         }
-        Ok(())
+        let Some(ahead) = cluster.clock_ahead else { return Ok(()) };
+        let help = "How far the wall clock is ahead of that of the leader of the metadata quorum";
+        let family = Family { name: "broker_clock_offset", help, unit: Some(&Unit::Seconds) };
+        encode_signed_gauge(&mut encoder, family, ahead)
     }
 }
 
@@ -222,6 +268,9 @@ mod tests {
         metrics.expanded();
         metrics.leadership_changed();
         metrics.leadership_changed();
+        metrics.moved(true, 11);
+        metrics.moved(false, 22);
+        metrics.move_waited(true);
         let follower = |id| FollowerSample {
             topic: TopicName::try_new("orders").unwrap(),
             partition: PartitionIndex::new(1).unwrap(),
@@ -238,8 +287,11 @@ mod tests {
             unavailable: 4,
             under_replicated: 5,
             under_min_isr: 6,
+            move_throttle: 7,
             controls: true,
             leased: true,
+            clock_ahead: Some(-1.5),
+            clock_trusted: true,
         };
         ReplicationMetrics::watch_cluster(&registry, move || cluster);
         let text = registry.encode();
@@ -257,8 +309,15 @@ mod tests {
             "riverrun_cluster_unavailable_partitions 4",
             "riverrun_cluster_under_replicated_partitions 5",
             "riverrun_cluster_under_min_isr_partitions 6",
+            "riverrun_cluster_move_throttle_bytes_per_second 7",
+            "riverrun_move_sent_bytes_total 11",
+            "riverrun_move_received_bytes_total 22",
+            "riverrun_move_send_waits_total 1",
+            "riverrun_move_receive_waits_total 0",
             "riverrun_controller_active 1",
             "riverrun_broker_lease_held 1",
+            "riverrun_broker_clock_trusted 1",
+            "riverrun_broker_clock_offset_seconds -1.5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -78,6 +78,8 @@ requests! {
     DrainBroker = "drain_broker";
     /// RemoveBroker.
     RemoveBroker = "remove_broker";
+    /// ThrottleMoves.
+    ThrottleMoves = "throttle_moves";
     /// PlanMoves.
     PlanMoves = "plan_moves";
     /// DescribePartitions.

@@ -62,6 +62,32 @@ fn operators_look_elect_move_drain_and_are_told_whether_all_is_well() {
     ask("partition reassign orders 0 --to 1,2,9").expect(1).says(&["broker 9 is not registered"]);
     ask("partition reassign orders 0").expect(2);
 
+    let none = ask("cluster throttle").expect(0);
+    assert_eq!(none.text(), "moves are not throttled\n");
+    ask("cluster throttle none").expect(0);
+    for (typed, says) in [
+        ("cluster throttle 0", "write none to lift"),
+        ("cluster throttle fast", "is no number"),
+        ("cluster throttle 50M", "ambiguous"),
+        ("cluster rebalance --throttle 50MiB/m", "unknown unit"),
+        ("partition reassign orders 0 --cancel --throttle 1MiB", "cannot be used with"),
+        ("broker drain 2 --throttle 1MiB", "without --replicas none does"),
+    ] {
+        ask(typed).expect(2).says(&[says]);
+    }
+    let to_nobody = "partition reassign orders 0 --to 1,2,9 --throttle 1MiB";
+    ask(to_nobody).expect(1).says(&["broker 9 is not registered"]);
+    assert_eq!(ask("cluster throttle").expect(0).text(), "moves are not throttled\n");
+    let set = ask("cluster throttle 50MiB/s").expect(0);
+    assert_eq!(set.text(), "moves take 50MiB a second at most, on each broker\n");
+    let shown = ask("cluster throttle --json").expect(0).json();
+    assert_eq!(shown["move_bytes_per_second"], 50 << 20);
+    let status = ask("cluster status").expect(0);
+    assert!(status.text().contains("0 partitions under way; moves take 50MiB"), "{status:?}");
+    ask("cluster rebalance --throttle none").expect(0).says(&["moves are not throttled"]);
+    let status = ask("cluster status --json").expect(0).json();
+    assert_eq!(status["move_bytes_per_second"], serde_json::Value::Null);
+
     let plan = ask("cluster rebalance --dry-run --json").expect(0).json();
     assert_eq!(plan["stuck"], 0, "{plan}");
     ask("cluster rebalance").expect(0);

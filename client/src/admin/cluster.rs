@@ -27,6 +27,12 @@ pub struct ClusterDescription {
     pub brokers: Vec<BrokerState>,
     /// How many partitions stand how.
     pub partitions: PartitionCounts,
+    /// No more than half of the brokers' wall clocks agree with that of the node that leads the quorum:
+    /// nothing is deleted for its age anywhere.
+    pub clock_disputed: bool,
+    /// What a broker sends to replicas that are being added, and takes for those that are being added
+    /// to it, in bytes a second; `None`: as much as there is.
+    pub move_throttle: Option<u64>,
 }
 
 /// How many partitions stand how.
@@ -121,6 +127,10 @@ pub struct BrokerState {
     pub leads: u32,
     /// Is given nothing new, and hands over what it leads.
     pub draining: bool,
+    /// Only where its wall clock is too far from that of the node that leads the quorum: by so many
+    /// milliseconds it is ahead; behind, where that is negative. It deletes nothing for its age; one that
+    /// is fenced is not taken in.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Whether a broker takes part.
@@ -207,6 +217,23 @@ impl Admin {
     pub async fn remove_broker(&self, broker: BrokerId) -> Result<()> {
         let connections = self.client.connections();
         let call = |at: Address| async move { connections.remove_broker(&at, broker).await };
+        self.change(call).await
+    }
+
+    /// Limits what a broker sends to replicas that are being added, and what it takes for those that are
+    /// being added to it, to so many bytes a second, all of them together; `None` lifts that. It holds
+    /// at once, also for moves that are under way, on every broker, and until it is changed. Replicas
+    /// that are in sync or catch up after a restart are never held back. Gives what holds then.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may or may not be carried out. Asking again is safe.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for 0: moves would stand still for good.
+    pub async fn throttle_moves(&self, bytes_per_second: Option<u64>) -> Result<Option<u64>> {
+        let connections = self.client.connections();
+        let call =
+            |at: Address| async move { connections.throttle_moves(&at, bytes_per_second).await };
         self.change(call).await
     }
 

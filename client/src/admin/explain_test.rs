@@ -2,7 +2,7 @@ use riverrun_proto::ids::TopicId;
 
 use super::*;
 use crate::{
-    admin::{LeaderState, PartitionDescription},
+    admin::{LeaderState, MovingState, PartitionDescription},
     error::{Error, ErrorKind},
 };
 
@@ -61,6 +61,7 @@ fn report(followers: [FollowerState; 2]) -> PartitionReport {
                 proposed_isr: vec![],
                 followers: followers.to_vec(),
             }),
+            moving: None,
         },
         copies: vec![(ONE, Ok(own)), (TWO, Ok(copy(90, 100, 100))), (THREE, Ok(copy(80, 90, 90)))],
     }
@@ -175,4 +176,26 @@ fn the_best_copy_has_the_latest_epoch_then_the_most_records_then_comes_first() {
         *copy = Err(Error::new(ErrorKind::Connection, "gone"));
     }
     assert_eq!(report.best_copy(), None);
+}
+
+#[test]
+fn a_replica_that_is_being_added_hinders_nothing_and_is_told_apart() {
+    let far = FollowerState { counts: false, ..follower(THREE, Some(30)) };
+    let mut report = report([follower(TWO, Some(100)), far]);
+    assert_eq!(report.arrivals(), [], "nobody is being added");
+    report.partition.in_sync_replicas = vec![ONE, TWO];
+    report.partition.moving = Some(MovingState {
+        adding: vec![THREE],
+        throttle_bytes_per_second: Some(7),
+        growth_bytes_per_second: 9,
+    });
+    report.copies[2].1 = Ok(ReplicaState { size_bytes: 40, ..copy(30, 30, 30) });
+    let arrivals = report.arrivals();
+    let [arrival] = arrivals.as_slice() else { panic!("{arrivals:?}") };
+    assert_eq!((arrival.id, arrival.connected), (THREE, true));
+    assert_eq!((arrival.records, arrival.bytes), (Some(70), Some(60)));
+    assert!(arrival.gains_nothing());
+    assert!(kinds(&report).iter().all(|(_, brokers)| !brokers.contains(&THREE)));
+    report.copies[2].1 = Err(Error::new(ErrorKind::Connection, "nobody there"));
+    assert_eq!(report.arrivals()[0].bytes, None);
 }

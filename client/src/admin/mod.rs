@@ -3,6 +3,7 @@
 //! Calls that only look are repeated over failures for [`Admin::timeout`]; calls that change
 //! something are repeated only while nothing can have happened.
 
+mod arrival;
 mod cluster;
 mod explain;
 mod partitions;
@@ -12,14 +13,15 @@ mod requests;
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 pub use self::{
+    arrival::Arrival,
     cluster::{
         BrokerPresence, BrokerState, ClusterDescription, MovePlan, PartitionCounts, PlannedMove,
         QuorumNode, QuorumRole,
     },
     explain::{Behind, Explanation, Hindrance, NoLeader},
     partitions::{
-        Election, FollowerState, LeaderState, PartitionDescription, PartitionFilter, PartitionPage,
-        PartitionReport, ReplicaState,
+        Election, FollowerState, LeaderState, MovingState, PartitionDescription, PartitionFilter,
+        PartitionPage, PartitionReport, ReplicaState,
     },
     places::ListedOffset,
     requests::{AlterConfigs, CreateTopic},

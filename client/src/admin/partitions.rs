@@ -55,6 +55,20 @@ pub struct PartitionDescription {
     pub told_by: (BrokerId, Option<ReplicaState>),
     /// What the leader knows of its term, where the leader told it.
     pub leading: Option<LeaderState>,
+    /// How replicas come along that are being added, where the leader told it and there are any.
+    pub moving: Option<MovingState>,
+}
+
+/// How replicas come along that are being added, as their leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MovingState {
+    /// Those that are not in sync yet: the throttle of moves is about them alone.
+    pub adding: Vec<BrokerId>,
+    /// The throttle of moves ([`Admin::throttle_moves`]); `None`: there is none.
+    pub throttle_bytes_per_second: Option<u64>,
+    /// What has been written to the partition lately.
+    pub growth_bytes_per_second: u64,
 }
 
 /// A copy, as its own broker sees it.

@@ -39,6 +39,8 @@ impl Connections {
             nodes: nodes(answer.nodes)?,
             brokers: answer.brokers.into_iter().map(broker).collect::<Result<_>>()?,
             partitions: answer.partitions.map(counts).unwrap_or_default(),
+            clock_disputed: answer.clock_disputed,
+            move_throttle: answer.move_bytes_per_second,
         })
     }
 
@@ -87,6 +89,17 @@ impl Connections {
         let call = async { Ok(client.remove_broker(request).await?.into_inner()) };
         self.bounded(address, "removing a broker", call).await?;
         Ok(())
+    }
+
+    pub(crate) async fn throttle_moves(
+        &self,
+        address: &Address,
+        bytes_per_second: Option<u64>,
+    ) -> Result<Option<u64>> {
+        let request = self.request(v1::ThrottleMovesRequest { bytes_per_second });
+        let mut client = self.cluster_service(address)?;
+        let call = async { Ok(client.throttle_moves(request).await?.into_inner()) };
+        Ok(self.bounded(address, "throttling moves", call).await?.bytes_per_second)
     }
 
     pub(crate) async fn plan_moves(
@@ -163,5 +176,6 @@ fn broker(state: v1::BrokerState) -> Result<BrokerState> {
         replicas: state.replicas,
         leads: state.leads,
         draining: state.draining,
+        clock_ahead_ms: state.clock_ahead_ms,
     })
 }

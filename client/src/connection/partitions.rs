@@ -16,8 +16,8 @@ use super::{Connections, Use, convert};
 use crate::{
     address::Address,
     admin::{
-        Election, FollowerState, LeaderState, PartitionDescription, PartitionFilter, PartitionPage,
-        ReplicaState,
+        Election, FollowerState, LeaderState, MovingState, PartitionDescription, PartitionFilter,
+        PartitionPage, ReplicaState,
     },
     error::{Error, Result},
     topic::TopicPartition,
@@ -187,6 +187,11 @@ fn description(told: v1::PartitionDescription, told_by: BrokerId) -> Result<Part
         unclean_leader_epoch: told.unclean_leader_epoch,
         told_by: (told_by, here),
         leading,
+        moving: told.moving.map(|moving| MovingState {
+            adding: ids(moving.adding),
+            throttle_bytes_per_second: moving.throttle_bytes_per_second,
+            growth_bytes_per_second: moving.growth_bytes_per_second,
+        }),
     })
 }
 

@@ -202,7 +202,7 @@ impl Member {
                     return;
                 }
                 let at = stage.now();
-                let said = Heartbeat { broker, epoch, applied, wants_to_stop: leaves };
+                let said = Heartbeat { broker, epoch, applied, wants_to_stop: leaves, clock: None };
                 self.liveness.heard(said, 0, instant(at));
                 let heard = crate::controller::Heard { epoch, at, applied, copies };
                 self.controller.heard.insert(broker, heard);

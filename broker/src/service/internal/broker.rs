@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Door, Inside};
 use crate::{
+    clock::ClockOffset,
     controller::{Heartbeat, MetaQuorum},
     metadata::MetadataOffset,
 };
@@ -97,18 +98,34 @@ impl Link {
             return Err(Status::unavailable("this node does not lead the metadata quorum"));
         }
         let broker = self.broker;
-        let said = Heartbeat { broker, epoch, applied, wants_to_stop: request.wants_to_stop };
+        let (wants_to_stop, clock) = (request.wants_to_stop, request.clock.as_ref().map(told));
+        let said = Heartbeat { broker, epoch, applied, wants_to_stop, clock };
         liveness.heard(said, self.connection, now);
         let may_stop = said.wants_to_stop && liveness.may_stop(&image, broker);
         let lease = liveness.lease(&image, broker);
+        let clocks = liveness.clocks(&image, now);
         drop(liveness);
         inside.heard.notify_one();
         Ok(wire::HeartbeatResponse {
             may_stop,
             sent_at_ns: request.sent_at_ns,
             lease_ms: u32::try_from(lease.as_millis()).unwrap_or(u32::MAX),
+            wall_clock_ms: inside.clock.now().as_millis(),
+            clocks_off: clocks.off.into_iter().map(clock_of).collect(),
+            clock_disputed: clocks.disputed,
+            clock_confirmed: clocks.confirmed,
         })
     }
+}
+
+fn told(offset: &wire::ClockOffset) -> ClockOffset {
+    ClockOffset::told(offset.ahead_ms, offset.uncertain_ms)
+}
+
+fn clock_of((broker, offset): (BrokerId, ClockOffset)) -> wire::BrokerClock {
+    let (ahead_ms, uncertain_ms) = (offset.ahead_ms(), offset.uncertain_ms());
+    let offset = Some(wire::ClockOffset { ahead_ms, uncertain_ms });
+    wire::BrokerClock { broker_id: broker.0, offset }
 }
 
 impl Drop for Link {
