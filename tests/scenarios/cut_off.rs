@@ -1,7 +1,8 @@
 //! Brokers that are not heard: paused past their session, cut off one way or both, restarted in turn.
 //! Whoever led acknowledges nothing any more, others go on, and afterwards all have the same.
 
-use riverrun_client::Acks;
+use futures::StreamExt as _;
+use riverrun_client::{Acks, Position};
 use riverrun_proto::rpc::v1;
 use riverrun_tests::{
     checker,
@@ -92,6 +93,15 @@ impl Scene {
         leader
     }
 
+    /// A leader that is cut off acknowledges nothing, others go on, and it is a follower afterwards.
+    async fn refuses_and_comes_back(&self, old: usize, load: &Load) {
+        let refused = self.cluster.raw(old).produce(TOPIC, 0, &["never acknowledged"]).await;
+        assert!(refused.is_err(), "nobody else has it: {refused:?}");
+        load.progress(RECORDS).await;
+        self.cluster.links().rejoin(old);
+        self.cluster.until_in_sync(TOPIC, 3).await;
+    }
+
     /// All is well again: nothing is lost, doubled, out of order or different, and every record that
     /// was sent was acknowledged.
     pub(crate) async fn end(self, load: Load) {
@@ -114,13 +124,43 @@ async fn a_leader_that_is_cut_off_acknowledges_nothing_and_its_clients_go_on_els
     let old = scene.cluster.leader_of(TOPIC, 0).await;
     scene.cluster.links().isolate(old);
     scene.until_another_leads(old).await;
-    let refused = scene.cluster.raw(old).produce(TOPIC, 0, &["never acknowledged"]).await;
-    assert!(refused.is_err(), "nobody else has it: {refused:?}");
-    load.progress(RECORDS).await;
-    scene.cluster.links().rejoin(old);
-    scene.cluster.until_in_sync(TOPIC, 3).await;
+    scene.refuses_and_comes_back(old, &load).await;
     // The load's readers know no such record: they would say if it came back.
     scene.end(load).await;
+}
+
+/// Its consumers have all it has and reach it as ever: they would wait at its end for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_at_the_end_of_a_leader_that_is_cut_off_goes_to_the_next() {
+    let Some(scene) = Scene::set(1, &[], None).await else { return };
+    let old = scene.cluster.leader_of(TOPIC, 0).await;
+    let client = scene.cluster.client().await;
+    let assigned = client.consumer().assign([(TOPIC, 0, Position::Earliest)]);
+    let mut consumer = assigned.build().await.expect("valid settings");
+    let mut next = async || {
+        let record = wait::soon("a record", consumer.next()).await.expect("it never ends");
+        record.expect("nothing is wrong with it").value().map(<[u8]>::to_vec)
+    };
+    let produced = scene.cluster.raw(old).produce(TOPIC, 0, &["before"]).await;
+    produced.expect("all are there");
+    assert_eq!(next().await.as_deref(), Some(&b"before"[..]));
+
+    scene.cluster.links().isolate(old);
+    let new = scene.until_another_leads(old).await;
+    let produced = scene.cluster.raw(new).produce(TOPIC, 0, &["after"]).await;
+    produced.expect("two are in sync");
+    assert_eq!(next().await.as_deref(), Some(&b"after"[..]), "read from the new leader");
+
+    // What the old one has is as good as before, and it says that there may be more elsewhere.
+    let fetched = scene.cluster.raw(old).fetch(&scene.topic, 0, 0, v1::ReadFormat::Records).await;
+    assert_eq!((fetched.next_offset, fetched.others_may_lead), (Some(1), true), "{fetched:?}");
+    scene.cluster.links().rejoin(old);
+    wait::until("whoever leads has both, and is heard", async || {
+        let leader = scene.cluster.raw(scene.cluster.leader_of(TOPIC, 0).await);
+        let fetched = leader.fetch(&scene.topic, 0, 0, v1::ReadFormat::Records).await;
+        (fetched.next_offset, fetched.others_may_lead) == (Some(2), false)
+    })
+    .await;
 }
 
 /// It wakes up after its session, and has heard of nothing.
@@ -134,11 +174,7 @@ async fn a_leader_paused_past_its_session_acknowledges_nothing_when_it_wakes_up_
     load.progress(RECORDS).await;
     scene.cluster.links().isolate(old);
     scene.cluster.go_on(old);
-    let refused = scene.cluster.raw(old).produce(TOPIC, 0, &["never acknowledged"]).await;
-    assert!(refused.is_err(), "nobody else has it: {refused:?}");
-    load.progress(RECORDS).await;
-    scene.cluster.links().rejoin(old);
-    scene.cluster.until_in_sync(TOPIC, 3).await;
+    scene.refuses_and_comes_back(old, &load).await;
     scene.end(load).await;
 }
 

@@ -38,6 +38,8 @@ pub(super) struct ReadData {
     pub(super) next_offset: Offset,
     pub(super) high_watermark: Offset,
     log_start_offset: Offset,
+    /// There may be more elsewhere.
+    pub(super) others_may_lead: bool,
 }
 
 /// Why a read gave nothing, and what then.
@@ -95,7 +97,17 @@ pub(super) async fn read(
             (Payload::Records(records), decoded.bytes, decoded.next_offset)
         }
     };
-    Ok(ReadData { payload, bytes, from, next_offset, high_watermark, log_start_offset })
+    // Of no interest to whoever has more to read here.
+    let others_may_lead = next_offset >= high_watermark && partition.may_be_superseded();
+    Ok(ReadData {
+        payload,
+        bytes,
+        from,
+        next_offset,
+        high_watermark,
+        log_start_offset,
+        others_may_lead,
+    })
 }
 
 // === impl ReadData ===
@@ -134,6 +146,7 @@ impl ReadData {
                 Payload::Records(records) => v1::partition_data::Outcome::Records(records),
             }),
             preferred_read_replica: None,
+            others_may_lead: self.others_may_lead,
         }
     }
 }

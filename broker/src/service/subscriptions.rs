@@ -82,8 +82,9 @@ struct Subscription {
     /// Woken while it was being read.
     woken: bool,
     paused: bool,
-    /// The client was told where it stands, and whether that was the end.
-    told: Option<bool>,
+    /// The client was told where it stands, whether that was the end, and whether there may be more
+    /// elsewhere.
+    told: Option<(bool, bool)>,
     _watch: Watch,
 }
 
@@ -393,8 +394,9 @@ impl Subscriptions {
                 if self.nearby.is_some() && subscription.partition.leads().is_none() {
                     subscription.traffic.observe_followed(bytes);
                 }
-                let told = subscription.told.replace(data.is_caught_up());
-                let silent = data.is_empty() && told == Some(data.is_caught_up());
+                let stands = (data.is_caught_up(), data.others_may_lead);
+                let told = subscription.told.replace(stands);
+                let silent = data.is_empty() && told == Some(stands);
                 if !data.is_exhausted() || subscription.woken {
                     self.enter_line(token);
                 }

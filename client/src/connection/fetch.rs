@@ -81,6 +81,8 @@ pub(crate) struct FetchedPartition {
     pub(crate) log_start_offset: Option<i64>,
     pub(crate) caught_up: bool,
     pub(crate) credit_bytes: u64,
+    /// The cluster has not heard this leader lately: another may have more.
+    pub(crate) others_may_lead: bool,
 }
 
 /// Batches, or why there are none.
@@ -279,6 +281,7 @@ fn partition_from_wire(data: v1::PartitionData) -> Result<FetchedPartition> {
         log_start_offset: data.log_start_offset,
         caught_up: data.caught_up,
         credit_bytes: data.credit_bytes,
+        others_may_lead: data.others_may_lead,
     })
 }
 

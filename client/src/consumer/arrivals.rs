@@ -92,6 +92,8 @@ impl Fetcher {
                 {
                     nearby.served();
                 }
+                self.stale |= data.others_may_lead;
+                self.doubts.told(key, broker, data.others_may_lead, clock::now());
                 let items = self.received(broker, &cell, version, &data, batches);
                 self.shared.push(items);
             }

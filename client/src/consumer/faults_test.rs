@@ -298,3 +298,19 @@ async fn the_leader_may_move_and_brokers_may_go() {
     fill(&cluster, 0, 70, 80, 10);
     expect(&mut consumer, 70..80).await;
 }
+
+/// It still has its consumers, who wait at its end.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_is_left_as_soon_as_somebody_knows_of_another() {
+    let (cluster, _, mut consumer) = filled(50, Position::Earliest).await;
+    expect(&mut consumer, 0..50).await;
+    let epoch = cluster.state().topics["t"].partitions[0].leader_epoch;
+    cluster.change(|state| state.faults.cut_off = Some((1, epoch)));
+    let (streams, dials) = (cluster.state().seen.fetch_streams, cluster.dials());
+    assert!(consumer.poll(1, 60 * SECOND).await.unwrap().is_empty(), "nobody has more");
+    assert_eq!(cluster.state().seen.fetch_streams, streams, "it stays where it is");
+    assert!(cluster.dials() - dials <= 2, "and dials nobody again and again");
+    cluster.move_leader("t", 0, 2);
+    fill(&cluster, 0, 50, 60, 10);
+    expect(&mut consumer, 50..60).await;
+}

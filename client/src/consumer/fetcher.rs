@@ -17,6 +17,7 @@ use futures::{
 use riverrun_proto::{ids::BrokerId, reason::Reason};
 
 use super::{
+    doubts::Doubts,
     lane::{self, Key, Lane, Lanes, Link, Wanted},
     nearby::{Nearby, Route},
     partition,
@@ -44,6 +45,8 @@ pub(super) struct Fetcher {
     pub(super) hints: HashMap<Key, (BrokerId, i32)>,
     /// Where partitions are read from, if this consumer named its rack.
     pub(super) nearby: HashMap<Key, (Nearby, Route)>,
+    /// Leaders that may be superseded.
+    pub(super) doubts: Doubts,
     pub(super) lanes: Lanes,
     pub(super) events: SelectAll<BoxStream<'static, LinkNews>>,
     tasks: FuturesUnordered<BoxFuture<'static, TaskDone>>,
@@ -90,6 +93,7 @@ impl Fetcher {
             topics: HashMap::new(),
             hints: HashMap::new(),
             nearby: HashMap::new(),
+            doubts: Doubts::default(),
             lanes: HashMap::new(),
             events: SelectAll::new(),
             tasks: FuturesUnordered::new(),
@@ -145,6 +149,7 @@ impl Fetcher {
                 self.due(at);
             }
             if let Some((broker, want)) = self.want(&cell, key, now) {
+                self.ask_who_leads(&cell, key, broker, now);
                 wanted.entry(broker.0).or_default().insert(key, want);
             }
         }
@@ -240,6 +245,17 @@ impl Fetcher {
             Route::Leader | Route::LeaderOnly => leader,
         };
         Some((broker, Wanted { cell: Arc::clone(cell), version, attempt, from }))
+    }
+
+    /// Where whoever serves a partition says that another may lead by now.
+    fn ask_who_leads(&mut self, cell: &Arc<Cell>, key: Key, broker: BrokerId, now: Instant) {
+        self.doubts.reads_from(key, broker);
+        let Some((is_due, next)) = self.doubts.asks(key, now) else { return };
+        if is_due {
+            let mark = self.client.metadata().mark();
+            self.look_up(&cell.key.topic.clone(), Freshness::Doubted(mark));
+        }
+        self.due(next);
     }
 
     fn tell(&mut self, broker: BrokerId, wanted: HashMap<Key, Wanted>, now: Instant) {

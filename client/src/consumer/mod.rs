@@ -19,6 +19,7 @@ mod arrivals;
 mod batch;
 mod builder;
 mod control;
+mod doubts;
 mod fetcher;
 mod lane;
 mod nearby;

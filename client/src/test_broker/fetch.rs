@@ -41,6 +41,8 @@ struct Place {
     last_read_epoch: Option<i32>,
     /// The reader was told that it has everything up to here.
     told_end: Option<i64>,
+    /// And that this broker was cut off.
+    told_cut: bool,
     /// It was answered an error, and has to be set again.
     stopped: bool,
     no_redirect: bool,
@@ -204,6 +206,7 @@ impl Broker {
         let topic = TopicId::from_bytes(&key.0).unwrap();
         let at = (topic, key.1.cast_unsigned());
         let fault = state.faults.fetch_errors.remove(&at);
+        let is_cut_off = state.faults.cut_off.is_some_and(|(broker, _)| broker == self.id);
         let nearby = state.nearby.get(&at).copied().filter(|_| has_rack);
         let partition = Some(v1::TopicPartition {
             topic: String::new(),
@@ -221,7 +224,7 @@ impl Broker {
         let Some(log) = state.log(&key.0, key.1) else {
             return failed(Outcome::Error(error(Reason::UnknownTopicId, false, true)));
         };
-        let leads = log.leader == Some(self.id);
+        let leads = log.leader == Some(self.id) || is_cut_off;
         if let Some(replica) = nearby
             && leads
             && replica != self.id
@@ -250,7 +253,9 @@ impl Broker {
         }
         let mut batches = Vec::new();
         let mut bytes = 0;
-        while batches.len() < BATCHES
+        // What came since it was cut off it has not.
+        while !is_cut_off
+            && batches.len() < BATCHES
             && (credit > 0 && bytes < credit)
             && let Some(batch) = log.read(place.next)
         {
@@ -258,8 +263,11 @@ impl Broker {
             bytes += i64::try_from(batch.len()).unwrap();
             batches.push(batch.clone());
         }
-        let caught_up = place.next >= log.log_end;
-        let news = caught_up && place.told_end != Some(log.log_end);
+        let caught_up = is_cut_off || place.next >= log.log_end;
+        let news = match is_cut_off {
+            true => !std::mem::replace(&mut place.told_cut, true),
+            false => caught_up && place.told_end != Some(log.log_end),
+        };
         if batches.is_empty() && !news {
             return None;
         }
@@ -277,6 +285,7 @@ impl Broker {
             caught_up,
             credit_bytes: bytes.cast_unsigned(),
             preferred_read_replica: None,
+            others_may_lead: is_cut_off,
         })
     }
 }
@@ -290,8 +299,14 @@ impl Reading {
             };
             let last_read_epoch = from.last_read_epoch;
             let no_redirect = from.no_redirect;
-            let place =
-                Place { next, last_read_epoch, told_end: None, stopped: false, no_redirect };
+            let place = Place {
+                next,
+                last_read_epoch,
+                told_end: None,
+                told_cut: false,
+                stopped: false,
+                no_redirect,
+            };
             self.at.insert(key(&from.partition.unwrap()), place);
         }
     }
