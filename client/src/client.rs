@@ -210,6 +210,8 @@ impl ClientBuilder {
 
     /// Bounds of the wait between attempts: the first and the longest, doubling, each wait drawn
     /// evenly from zero to the bound; a broker's `retry_after` wins. Default 50 ms to 1 s.
+    /// Whoever looks for the leader of a partition waits no longer than 250 ms between two questions,
+    /// for as long as an election takes.
     pub fn retry_backoff(mut self, initial: Duration, max: Duration) -> Self {
         self.config.retry = retry::RetryPolicy { initial, max };
         self

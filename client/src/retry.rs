@@ -11,6 +11,13 @@ use crate::error::Error;
 /// Doubling stops here: beyond it any bound is above any sensible maximum.
 const DOUBLINGS_MAX: u32 = 16;
 
+/// Bound of the waits of whoever looks for a leader, as long as one may be elected any moment: an
+/// election that nothing is in the way of takes about as long as two of them, and with full jitter a
+/// client asks eight times a second, for what a broker has at hand.
+const SEEKING_MAX: Duration = Duration::from_millis(250);
+/// So many waits, with full jitter, outlast the session of a broker that keeps silent (six seconds).
+const SEEKING_ATTEMPTS: u32 = 56;
+
 /// Backoff bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryPolicy {
@@ -54,6 +61,15 @@ impl RetryPolicy {
         let bound = self.initial.saturating_mul(factor).min(self.max);
         bound.mul_f64(jitter.clamp(0.0, 1.0))
     }
+
+    /// The same for whoever asks who leads a partition, whose leader is gone: not longer than an election
+    /// for a while, for whatever the wait is longer than the election is an outage of its own making.
+    pub(crate) fn seeking(&self, attempt: u32, jitter: f64) -> Duration {
+        match attempt.checked_sub(SEEKING_ATTEMPTS) {
+            None => self.backoff(attempt, jitter).min(SEEKING_MAX.mul_f64(jitter)),
+            Some(attempt) => self.backoff(attempt, jitter),
+        }
+    }
 }
 
 impl Default for RetryPolicy {
@@ -88,6 +104,19 @@ mod tests {
             assert_eq!(policy.backoff(attempt, 1.0), ms(bound), "attempt {attempt}");
             assert_eq!(policy.backoff(attempt, 0.5), ms(bound) / 2, "attempt {attempt}");
         }
+    }
+
+    #[test]
+    fn whoever_looks_for_a_leader_asks_often_as_long_as_an_election_may_take() {
+        let policy = RetryPolicy::default();
+        for (attempt, bound) in [(0, 50), (2, 200), (3, 250), (55, 250), (56, 50), (61, 1_000)] {
+            assert_eq!(policy.seeking(attempt, 1.0), ms(bound), "attempt {attempt}");
+            assert_eq!(policy.seeking(attempt, 0.5), ms(bound) / 2, "attempt {attempt}");
+        }
+        let rarely = RetryPolicy { initial: ms(10), max: ms(20) };
+        assert_eq!(rarely.seeking(30, 1.0), ms(20), "a lower bound of the caller's holds");
+        let half: Duration = (0..SEEKING_ATTEMPTS).map(|n| policy.seeking(n, 0.5)).sum();
+        assert!(half > Duration::from_secs(6), "{half:?}");
     }
 
     #[test]

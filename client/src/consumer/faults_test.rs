@@ -299,6 +299,26 @@ async fn the_leader_may_move_and_brokers_may_go() {
     expect(&mut consumer, 70..80).await;
 }
 
+/// As for a producer.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_died_is_asked_about_until_another_is_elected() {
+    for election in [100, 500, 700, 1_500, 3_000, 5_900].map(Duration::from_millis) {
+        let (cluster, _, mut consumer) = filled(50, Position::Earliest).await;
+        expect(&mut consumer, 0..50).await;
+        let asked = cluster.state().seen.topic_requests;
+        cluster.stop(1);
+        assert!(consumer.poll(1, election).await.unwrap().is_empty());
+        let elected = crate::clock::now();
+        cluster.move_leader("t", 0, 2);
+        fill(&cluster, 0, 50, 60, 10);
+        expect(&mut consumer, 50..60).await;
+        let waited = crate::clock::now() - elected;
+        assert!(waited <= Duration::from_millis(250), "{waited:?} after {election:?}");
+        let asked = cluster.state().seen.topic_requests - asked;
+        assert!(asked < 100, "{asked} requests in {election:?}");
+    }
+}
+
 /// It still has its consumers, who wait at its end.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_is_left_as_soon_as_somebody_knows_of_another() {

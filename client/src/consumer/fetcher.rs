@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{
@@ -65,6 +66,8 @@ struct Known {
     topic: Option<Arc<Topic>>,
     under_way: bool,
     failures: u32,
+    /// Before it is looked up again.
+    wait: Duration,
 }
 
 /// News of a stream: of which lane and incarnation; `None`: it ended.
@@ -294,14 +297,11 @@ impl Fetcher {
         if std::mem::replace(&mut known.under_way, true) {
             return;
         }
-        let wait = known
-            .failures
-            .checked_sub(1)
-            .map(|failures| self.shared.config.retry.backoff(failures, retry::jitter()));
+        let wait = known.wait;
         let (client, name) = (self.client.clone(), Arc::clone(name));
         self.tasks.push(
             async move {
-                tokio::time::sleep(wait.unwrap_or_default()).await;
+                tokio::time::sleep(wait).await;
                 let topic = client.metadata().topic(&name, freshness, false).await;
                 TaskDone::Topic(name, topic)
             }
@@ -368,16 +368,35 @@ impl Fetcher {
     fn on_topic(&mut self, name: &Arc<str>, topic: Result<Arc<Topic>>) {
         let known = self.topics.entry(Arc::clone(name)).or_default();
         known.under_way = false;
+        let (retry, jitter) = (self.shared.config.retry, retry::jitter());
         match topic {
             Ok(topic) => {
+                // Where a leader cannot be reached, it may be that another is being elected.
+                let (lanes, now) = (&self.lanes, clock::now());
+                let is_sought = |cell: &Arc<Cell>| {
+                    let index = cell.key.partition as usize;
+                    let leader = topic.partitions.get(index).and_then(|p| p.leader);
+                    cell.key.topic == *name
+                        && leader
+                            .is_some_and(|l| lanes.get(&l).is_some_and(|lane| lane.is_failing(now)))
+                };
+                let sought = self.shared.cells().iter().any(is_sought);
                 let leaderless = topic.partitions.iter().any(|p| p.leader.is_none());
-                known.failures = if leaderless { known.failures + 1 } else { 0 };
+                let fails = sought || leaderless;
+                let wait = || retry.seeking(known.failures, jitter);
+                known.wait = if fails { wait() } else { Duration::ZERO };
+                known.failures = if fails { known.failures.saturating_add(1) } else { 0 };
                 known.topic = Some(Arc::clone(&topic));
                 if self.whole_topics.contains(name) {
                     self.assign_new(&topic);
                 }
+                if sought {
+                    let mark = self.client.metadata().mark();
+                    self.look_up(name, Freshness::Doubted(mark));
+                }
             }
             Err(error) => {
+                known.wait = retry.backoff(known.failures, jitter);
                 known.failures = known.failures.saturating_add(1);
                 tracing::debug!(topic = %name, %error, "no metadata");
                 if !error.is_retriable() {

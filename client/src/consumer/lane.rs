@@ -79,6 +79,15 @@ impl Lane {
     pub(super) fn new() -> Self {
         Self { link: Link::Closed { retry_at: None }, failures: 0, incarnation: 0 }
     }
+
+    /// It could not be reached, and is being tried again.
+    pub(super) fn is_failing(&self, now: Instant) -> bool {
+        match self.link {
+            Link::Open(_) => false,
+            Link::Opening { .. } => self.failures > 0,
+            Link::Closed { retry_at } => retry_at.is_some_and(|at| at > now),
+        }
+    }
 }
 
 impl Wanted {

@@ -153,6 +153,29 @@ async fn a_hint_and_a_refresh_both_lead_to_the_new_leader() {
     assert_eq!(cluster.values("t", 0), numbers(3));
 }
 
+/// The metadata names it until it is missed, and another is elected: whatever a producer waits after that
+/// is an outage of its own making.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_died_is_asked_about_until_another_is_elected() {
+    for election in [100, 500, 700, 1_500, 3_000, 5_900].map(Duration::from_millis) {
+        let cluster = TestCluster::start(2);
+        cluster.create_topic("t", 1);
+        let producer = one_by_one(&cluster).await;
+        producer.send(record(0)).await.unwrap().await.unwrap();
+        let asked = cluster.state().seen.topic_requests;
+        cluster.stop(1);
+        let delivery = producer.send(record(1)).await.unwrap();
+        tokio::time::sleep(election).await;
+        let elected = clock::now();
+        cluster.move_leader("t", 0, 2);
+        delivery.await.unwrap();
+        let waited = clock::now() - elected;
+        assert!(waited <= Duration::from_millis(250), "{waited:?} after {election:?}");
+        let asked = cluster.state().seen.topic_requests - asked;
+        assert!(asked < 100, "{asked} requests in {election:?}");
+    }
+}
+
 /// It says that it leads, and answers nothing: its followers do not hear it. The others know better.
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_was_cut_off_is_left_long_before_a_request_times_out() {

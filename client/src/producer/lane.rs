@@ -106,6 +106,15 @@ impl Lane {
         std::mem::take(&mut self.turns)
     }
 
+    /// It could not be reached, and is being tried again.
+    pub(crate) fn is_failing(&self, now: Instant) -> bool {
+        match self.link {
+            Link::Open(_) => false,
+            Link::Opening => self.failures > 0,
+            Link::Closed { retry_at } => retry_at.is_some_and(|at| at > now),
+        }
+    }
+
     pub(crate) fn open_link(&mut self) -> Option<&mut OpenLink> {
         match &mut self.link {
             Link::Open(open) => Some(open),

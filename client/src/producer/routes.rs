@@ -1,7 +1,7 @@
 //! The worker's part about topics: where their records go, and what happens when a topic moves,
 //! grows, vanishes or is made anew.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use riverrun_proto::reason::Reason;
@@ -15,6 +15,7 @@ use crate::{
     clock,
     error::{Error, ErrorKind, Result},
     metadata::Freshness,
+    retry,
     topic::Topic,
 };
 
@@ -50,15 +51,12 @@ impl Worker {
             return;
         }
         lookup.under_way = true;
-        let failures = lookup.failures;
+        let wait = lookup.wait;
         let (client, name) = (self.client.clone(), Arc::clone(name));
-        let retry = self.shared.config.retry;
         let noticed = client.metadata().mark();
         self.tasks.push(
             async move {
-                if let Some(failures) = failures.checked_sub(1) {
-                    tokio::time::sleep(retry.backoff(failures, crate::retry::jitter())).await;
-                }
+                tokio::time::sleep(wait).await;
                 let freshness = Freshness::Doubted(noticed);
                 let topic = client.metadata().topic(&name, freshness, false).await;
                 TaskDone::Refreshed(name, topic)
@@ -70,14 +68,21 @@ impl Worker {
     pub(super) fn on_refreshed(&mut self, name: &Arc<str>, topic: Result<Arc<Topic>>) {
         let parked = self.shared.slots().into_iter().find(|slot| slot.name == *name);
         let failures = self.lookups.remove(name).map_or(0, |lookup| lookup.failures);
+        let (retry, jitter) = (self.shared.config.retry, retry::jitter());
         match topic {
             Ok(topic) => {
                 self.apply(&topic, None);
+                // Where a leader cannot be reached, it may be that another is being elected.
+                let now = clock::now();
+                let seeks =
+                    |broker| self.lanes.get(&broker).is_some_and(|lane| lane.is_failing(now));
                 let waits = |state: &PartitionState| {
-                    state.queue.topic == *name && state.wanted_leader.is_none() && !state.is_empty()
+                    state.queue.topic == *name
+                        && state.wanted_leader.is_none_or(seeks)
+                        && !state.is_empty()
                 };
                 if self.partitions.values().any(waits) {
-                    self.refresh_again(name, failures + 1);
+                    self.refresh_again(name, failures, retry.seeking(failures, jitter));
                 }
             }
             Err(error) if error.kind() == ErrorKind::UnknownTopic && !error.is_retriable() => {
@@ -88,7 +93,7 @@ impl Worker {
                 let waits =
                     |state: &PartitionState| state.queue.topic == *name && !state.is_empty();
                 if self.partitions.values().any(waits) {
-                    self.refresh_again(name, failures + 1);
+                    self.refresh_again(name, failures, retry.backoff(failures, jitter));
                 }
             }
         }
@@ -98,8 +103,9 @@ impl Worker {
         }
     }
 
-    fn refresh_again(&mut self, name: &Arc<str>, failures: u32) {
-        self.lookups.insert(Arc::clone(name), Lookup { under_way: false, failures });
+    fn refresh_again(&mut self, name: &Arc<str>, failures: u32, wait: Duration) {
+        let failures = failures.saturating_add(1);
+        self.lookups.insert(Arc::clone(name), Lookup { under_way: false, failures, wait });
         self.refresh(name);
     }
 

@@ -112,6 +112,8 @@ pub(super) enum TaskDone {
 pub(super) struct Lookup {
     pub(super) under_way: bool,
     pub(super) failures: u32,
+    /// Before the next.
+    pub(super) wait: Duration,
 }
 
 #[derive(Default)]
