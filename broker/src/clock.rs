@@ -7,6 +7,7 @@
 //!
 //! A wall clock may be wrong: what it is compared with is in `offset`, what follows of that in `trust`.
 
+mod anchor;
 mod offset;
 mod trust;
 
@@ -20,6 +21,7 @@ use std::{
 use riverrun_proto::timestamp::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
+pub use anchor::WallAnchor;
 pub use offset::ClockOffset;
 pub use trust::{ClockNews, ClockOff, ClocksTold, WallTrust};
 

@@ -36,6 +36,12 @@ impl ClockOffset {
         Self { ahead_ms, uncertain_ms }
     }
 
+    /// What it is once the other clock was set ahead by so much.
+    #[must_use]
+    pub const fn after_other_was_set(self, ahead_ms: i64) -> Self {
+        Self { ahead_ms: self.ahead_ms.saturating_sub(ahead_ms), ..self }
+    }
+
     /// How far this clock is ahead of the other one; behind, where it is negative.
     pub const fn ahead_ms(self) -> i64 {
         self.ahead_ms

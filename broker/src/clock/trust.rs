@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use riverrun_proto::{ids::BrokerId, timestamp::Timestamp};
 use thiserror::Error;
 
-use super::{ClockOffset, Instant};
+use super::{ClockOffset, Instant, WallAnchor};
 
 /// See the module. Clones share it.
 #[derive(Debug, Clone)]
@@ -39,9 +39,7 @@ struct State {
 struct Compared {
     offset: ClockOffset,
     leader: BrokerId,
-    /// Wall-clock time less time since the other clock's start, in ms: stays the same unless the wall
-    /// clock is set.
-    anchor_ms: i64,
+    anchor: WallAnchor,
 }
 
 /// What the leader of the quorum says of clocks.
@@ -118,7 +116,7 @@ impl WallTrust {
         if state.told.disputed != told.disputed {
             news.push(ClockNews::Disputed(told.disputed));
         }
-        state.compared = Some(Compared { offset, leader, anchor_ms: anchor(wall, monotonic) });
+        state.compared = Some(Compared { offset, leader, anchor: WallAnchor::of(wall, monotonic) });
         state.told = told;
         news
     }
@@ -134,7 +132,8 @@ impl WallTrust {
         let state = self.state.lock();
         let bound = i64::try_from(bound.as_millis()).unwrap_or(i64::MAX);
         let stands = |compared: Compared| {
-            anchor(wall, monotonic).saturating_sub(compared.anchor_ms).saturating_abs() <= bound
+            let set = WallAnchor::of(wall, monotonic).set_since(compared.anchor);
+            set.saturating_abs() <= bound
         };
         let is_agreed = state.told.confirmed && !state.told.disputed;
         !state.off && is_agreed && state.compared.is_some_and(stands)
@@ -156,11 +155,6 @@ impl WallTrust {
     pub fn told(&self) -> ClocksTold {
         self.state.lock().told.clone()
     }
-}
-
-fn anchor(wall: Timestamp, monotonic: Instant) -> i64 {
-    let since = i64::try_from(monotonic.since_start().as_millis()).unwrap_or(i64::MAX);
-    wall.as_millis().saturating_sub(since)
 }
 
 #[cfg(test)]

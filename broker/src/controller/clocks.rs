@@ -11,19 +11,41 @@
 //! | just half | is kept out | nobody |
 //! | fewer | is taken in: the leader's is the odd one | nobody |
 //!
+//! A comparison is as old as the heartbeat before, and the leader's clock may have been set since: then it
+//! would agree with itself, and the others seem to. So it is brought up to date with what the leader knows
+//! of its own clock ([`Compared::as_of`]).
+//!
 //! Nobody deletes for age either before more than half of those who take part have compared, and agree.
 
 use std::time::Duration;
 
 use riverrun_proto::ids::BrokerId;
 
-use crate::clock::{ClockOffset, ClocksTold};
+use crate::clock::{ClockOffset, ClocksTold, WallAnchor};
+
+/// What a broker found as it compared its wall clock with the leader's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compared {
+    /// How far its own was from the leader's.
+    pub offset: ClockOffset,
+    /// How the leader's stood as it told the time.
+    pub leader: WallAnchor,
+}
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Clocks {
     off: Vec<(BrokerId, ClockOffset)>,
     compared: usize,
+}
+
+// === impl Compared ===
+
+impl Compared {
+    /// What the comparison would show, with the leader's clock as it stands `now`.
+    pub(super) const fn as_of(self, now: WallAnchor) -> ClockOffset {
+        self.offset.after_other_was_set(now.set_since(self.leader))
+    }
 }
 
 // === impl Clocks ===

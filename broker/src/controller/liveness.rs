@@ -24,9 +24,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use riverrun_proto::{epoch::BrokerEpoch, ids::BrokerId};
 
-use super::clocks::Clocks;
+use super::clocks::{Clocks, Compared};
 use crate::{
-    clock::{ClockOffset, ClocksTold, Instant},
+    clock::{ClocksTold, Instant, WallAnchor},
     metadata::{
         Broker, FeatureLevel, MetadataImage, MetadataOffset, Presence, command::SetPresence,
     },
@@ -54,8 +54,8 @@ pub struct Heartbeat {
     pub applied: MetadataOffset,
     /// It is about to stop.
     pub wants_to_stop: bool,
-    /// How far its wall clock is from this node's; `None`: it has not compared them yet.
-    pub clock: Option<ClockOffset>,
+    /// What came of comparing its wall clock with this node's; `None`: it has not yet.
+    pub clock: Option<Compared>,
 }
 
 /// See the module.
@@ -64,6 +64,8 @@ pub struct Liveness {
     session_timeout: Duration,
     /// How far wall clocks may be apart; `None`: nobody asks.
     clock_offset_max: Option<Duration>,
+    /// How this node's stands.
+    wall: WallAnchor,
     /// The term in which this node leads, and since when.
     leads: Option<(u64, Instant)>,
     /// Of the term, all that earlier leaders have decided is in the image.
@@ -97,6 +99,7 @@ impl Liveness {
         Self {
             session_timeout,
             clock_offset_max: None,
+            wall: WallAnchor::told(0),
             leads: None,
             knows_earlier: false,
             sessions: BTreeMap::new(),
@@ -123,6 +126,11 @@ impl Liveness {
         self.sessions.clear();
         self.fencing.clear();
         self.gone.clear();
+    }
+
+    /// How this node's wall clock stands now: before whatever asks about clocks.
+    pub const fn own_clock(&mut self, wall: WallAnchor) {
+        self.wall = wall;
     }
 
     /// Whether this node leads.
@@ -209,7 +217,8 @@ impl Liveness {
     fn judge_clocks(&self, now: Instant) -> Option<Clocks> {
         let is_heard = |session: &&Session| !session.is_over(self.session_timeout, now);
         let heard = self.sessions.values().filter(is_heard);
-        let compared = heard.filter_map(|session| Some((session.said.broker, session.said.clock?)));
+        let compared = heard
+            .filter_map(|Session { said, .. }| Some((said.broker, said.clock?.as_of(self.wall))));
         self.clock_offset_max.map(|max| Clocks::judge(compared, max))
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    clock::{Clock, ClockOffset, ManualClock},
+    clock::{Clock, ClockOffset, ManualClock, WallAnchor},
     metadata::test_support::{after, apply, join, level_1, level_2, stand},
 };
 
@@ -319,6 +319,11 @@ fn a_broker_alone_has_its_lease() {
     assert_eq!(liveness.lease(&alone, BrokerId(1)), TIMEOUT);
 }
 
+/// With the leader's clock as it stood at first.
+fn compared(ahead_ms: i64) -> Compared {
+    Compared { offset: ClockOffset::told(ahead_ms, 1), leader: WallAnchor::default() }
+}
+
 /// Broker 1 is in, broker 2 comes; each says so with such a clock.
 fn coming(clocks: [Option<i64>; 2]) -> (Liveness, MetadataImage, Vec<(u32, Presence)>) {
     let clock = ManualClock::default();
@@ -332,8 +337,7 @@ fn coming(clocks: [Option<i64>; 2]) -> (Liveness, MetadataImage, Vec<(u32, Prese
         stand(1, 3, Presence::Active),
     ]);
     for (said, ahead_ms) in [said(1, 3, 9), said(2, 4, 9)].into_iter().zip(clocks) {
-        let clock_offset = ahead_ms.map(|ahead_ms| ClockOffset::told(ahead_ms, 1));
-        let said = Heartbeat { clock: clock_offset, ..said };
+        let said = Heartbeat { clock: ahead_ms.map(compared), ..said };
         liveness.heard(said, said.broker.0.into(), clock.monotonic());
     }
     let changes = summary(&liveness.decide(&image, clock.monotonic()));
@@ -358,6 +362,32 @@ fn who_comes_with_a_clock_that_is_off_is_not_taken_in_and_nobody_is_fenced_for_o
         assert_eq!(told.disputed, disputed, "{what}");
         assert_eq!(told.confirmed, clocks.contains(&Some(0)), "{what}: by more than half of one");
     }
+}
+
+/// Before anybody has compared anew: what it was told a moment ago is not what it would be told now, and
+/// its own broker, which agrees with it whatever it shows, is asking.
+#[test]
+fn a_leader_whose_clock_is_set_knows_at_once_that_nobody_agrees() {
+    const FAR: i64 = 60_000;
+    let (mut liveness, image, _) = coming([Some(0), Some(-3)]);
+    let now = Instant::from_start(Duration::ZERO);
+    assert!(liveness.clocks(&image, now).confirmed);
+    for set in [FAR, -FAR] {
+        liveness.own_clock(WallAnchor::told(set));
+        let told = liveness.clocks(&image, now);
+        assert!(told.disputed && !told.confirmed, "{told:?}");
+        assert_eq!(told.off[1], (BrokerId(2), ClockOffset::told(-3 - set, 1)));
+        // Its own broker is the first to compare again.
+        let leader = WallAnchor::told(set);
+        let again = Compared { offset: ClockOffset::told(0, 1), leader };
+        liveness.heard(Heartbeat { clock: Some(again), ..said(1, 3, 9) }, 1, now);
+        let told = liveness.clocks(&image, now);
+        assert!(told.disputed, "{told:?}");
+        assert_eq!(told.off.len(), 1);
+        liveness.heard(Heartbeat { clock: Some(compared(0)), ..said(1, 3, 9) }, 1, now);
+    }
+    liveness.own_clock(WallAnchor::default());
+    assert!(liveness.clocks(&image, now).confirmed, "it was set right");
 }
 
 #[test]

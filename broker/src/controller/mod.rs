@@ -73,6 +73,7 @@ pub mod topics;
 mod wal;
 
 pub use addresses::Addresses;
+pub use clocks::Compared;
 pub use cluster::{ClusterQuorum, LeaderCalls};
 pub use error::{OpenError, QuorumError};
 pub use handle::{Controller, ControllerError, Mode};

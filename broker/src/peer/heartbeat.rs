@@ -26,8 +26,8 @@ use super::{
     transport::Locate,
 };
 use crate::{
-    clock::{Clock, ClockNews, ClockOffset, ClocksTold, Instant, WallTrust},
-    controller::Leader,
+    clock::{Clock, ClockNews, ClockOffset, ClocksTold, Instant, WallAnchor, WallTrust},
+    controller::{Compared, Leader},
     metadata::MetadataOffset,
     partition::Lease,
 };
@@ -160,13 +160,13 @@ impl Heart {
         leader: BrokerId,
         mut client: BrokerServiceClient<tonic::transport::Channel>,
     ) -> Result<(), Status> {
-        let (compared, offset) = watch::channel(None);
+        let (compares, compared) = watch::channel(None);
         let requests = {
             let (pulse, hello) = (self.pulse.clone(), Some(self.card.hello(None)));
             let mut beats = interval(self.interval);
             beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let clock = Arc::clone(&self.clock);
-            futures::stream::unfold(Beats { pulse, beats, hello, clock, offset }, next_beat)
+            futures::stream::unfold(Beats { pulse, beats, hello, clock, compared }, next_beat)
         };
         let late = |_| Status::deadline_exceeded("a heartbeat was not answered in time");
         let patience = ANSWER_TIMEOUT + self.interval;
@@ -181,8 +181,9 @@ impl Heart {
                 self.lease.extend(sent_at + Duration::from_millis(answer.lease_ms.into()));
             }
             let offset = self.compare(leader, sent_at, &answer);
-            compared.send_if_modified(|known: &mut Option<ClockOffset>| {
-                let before = known.replace(offset).map(|before| self.wall.is_beyond(before));
+            let next = Compared { offset, leader: WallAnchor::told(answer.wall_anchor_ms) };
+            compares.send_if_modified(|known: &mut Option<Compared>| {
+                let before = known.replace(next).map(|before| self.wall.is_beyond(before.offset));
                 // Whoever waits to be taken in for its clock is not to wait for the next beat as well.
                 before != Some(self.wall.is_beyond(offset))
             });
@@ -225,22 +226,23 @@ struct Beats {
     beats: tokio::time::Interval,
     hello: Option<wire::Hello>,
     clock: Arc<dyn Clock>,
-    offset: watch::Receiver<Option<ClockOffset>>,
+    compared: watch::Receiver<Option<Compared>>,
 }
 
 async fn next_beat(mut next: Beats) -> Option<(wire::HeartbeatRequest, Beats)> {
-    let Beats { pulse, beats, hello, clock, offset } = &mut next;
+    let Beats { pulse, beats, hello, clock, compared } = &mut next;
     if hello.is_none() {
         tokio::select! {
             _ = beats.tick() => {}
             changed = pulse.changed() => changed.ok()?,
-            changed = offset.changed() => changed.ok()?,
+            changed = compared.changed() => changed.ok()?,
         }
     }
     let now = *pulse.borrow_and_update();
-    let compared = offset.borrow_and_update().map(|offset| wire::ClockOffset {
-        ahead_ms: offset.ahead_ms(),
-        uncertain_ms: offset.uncertain_ms(),
+    let compared = compared.borrow_and_update().map(|Compared { offset, leader }| {
+        let (ahead_ms, uncertain_ms) = (offset.ahead_ms(), offset.uncertain_ms());
+        let offset = Some(wire::ClockOffset { ahead_ms, uncertain_ms });
+        wire::ClockCompared { offset, wall_anchor_ms: leader.ms() }
     });
     let request = wire::HeartbeatRequest {
         hello: hello.take(),

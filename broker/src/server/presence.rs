@@ -9,7 +9,7 @@ use tokio::{runtime::Builder, time::timeout};
 
 use super::{StartError, io_error, membership::Membership};
 use crate::{
-    clock::{Clock, WallTrust},
+    clock::{Clock, WallAnchor, WallTrust},
     config::Config,
     controller::{ClusterQuorum, MetaQuorum, raft::RaftQuorum},
     metadata::{Command, MetadataImage, MetadataOffset, Presence},
@@ -207,6 +207,7 @@ pub(super) async fn look_after(door: Door) {
             let mut liveness = inside.liveness.lock();
             let (image, now) = (quorum.image(), inside.clock.monotonic());
             liveness.lead(inside.term_led(), now);
+            liveness.own_clock(WallAnchor::of(inside.clock.now(), now));
             liveness.decide(&image, now)
         };
         for change in changes {

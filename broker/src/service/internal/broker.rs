@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Door, Inside};
 use crate::{
-    clock::ClockOffset,
-    controller::{Heartbeat, MetaQuorum},
+    clock::{ClockOffset, WallAnchor},
+    controller::{Compared, Heartbeat, MetaQuorum},
     metadata::MetadataOffset,
 };
 
@@ -99,6 +99,9 @@ impl Link {
         }
         let broker = self.broker;
         let (wants_to_stop, clock) = (request.wants_to_stop, request.clock.as_ref().map(told));
+        let wall = inside.clock.now();
+        let anchor = WallAnchor::of(wall, now);
+        liveness.own_clock(anchor);
         let said = Heartbeat { broker, epoch, applied, wants_to_stop, clock };
         liveness.heard(said, self.connection, now);
         let may_stop = said.wants_to_stop && liveness.may_stop(&image, broker);
@@ -110,7 +113,8 @@ impl Link {
             may_stop,
             sent_at_ns: request.sent_at_ns,
             lease_ms: u32::try_from(lease.as_millis()).unwrap_or(u32::MAX),
-            wall_clock_ms: inside.clock.now().as_millis(),
+            wall_clock_ms: wall.as_millis(),
+            wall_anchor_ms: anchor.ms(),
             clocks_off: clocks.off.into_iter().map(clock_of).collect(),
             clock_disputed: clocks.disputed,
             clock_confirmed: clocks.confirmed,
@@ -118,8 +122,10 @@ impl Link {
     }
 }
 
-fn told(offset: &wire::ClockOffset) -> ClockOffset {
-    ClockOffset::told(offset.ahead_ms, offset.uncertain_ms)
+fn told(compared: &wire::ClockCompared) -> Compared {
+    let wire::ClockOffset { ahead_ms, uncertain_ms } = compared.offset.unwrap_or_default();
+    let offset = ClockOffset::told(ahead_ms, uncertain_ms);
+    Compared { offset, leader: WallAnchor::told(compared.wall_anchor_ms) }
 }
 
 fn clock_of((broker, offset): (BrokerId, ClockOffset)) -> wire::BrokerClock {
