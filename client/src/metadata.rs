@@ -211,8 +211,9 @@ impl Metadata {
         let mut candidates = self.candidates().into_iter().peekable();
         while let Some(address) = candidates.next() {
             let silent =
-                Error::connection(format!("{address}: no answer within {ASK_NEXT_AFTER:?}"));
-            // It may have heard the call all the same: nobody else is asked then who must not be.
+                Error::connection(format!("{address}: no answer within {ASK_NEXT_AFTER:?}"))
+                    // It may have heard the call all the same: what must not be done twice waits for it.
+                    .definite(false);
             let answer = match candidates.peek().is_some() && try_next(&silent) {
                 true => timeout(ASK_NEXT_AFTER, call(address.clone())).await.unwrap_or(Err(silent)),
                 false => call(address.clone()).await,

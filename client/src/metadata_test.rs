@@ -146,3 +146,34 @@ async fn questions_beyond_one_request_are_asked_in_several() {
     let requests = cluster.state().seen.topic_requests;
     assert!((3..=4).contains(&requests), "{requests}");
 }
+
+/// Any broker may be asked again for what changes nothing; what does is waited for where it was asked, and
+/// goes elsewhere only if nothing can have happened.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_have_been_made_is_asked_of_nobody_else() {
+    let cluster = TestCluster::start(3);
+    cluster.create_topic("t0", 1);
+    let client = cluster.client().await;
+    client.metadata().topic(&name(0), Freshness::Cached, false).await.unwrap();
+    let asked = Mutex::new(Vec::new());
+    let slowly = async |answer: Result<()>| {
+        tokio::time::sleep(2 * ASK_NEXT_AFTER).await;
+        answer
+    };
+    let call = |address: Address| {
+        asked.lock().push(address);
+        slowly(Ok(()))
+    };
+    client.metadata().at_any_definite(call).await.unwrap();
+    assert_eq!(std::mem::take(&mut *asked.lock()).len(), 1, "it answers in the end");
+    client.metadata().at_any_broker(call).await.unwrap();
+    assert_eq!(std::mem::take(&mut *asked.lock()).len(), 3, "the last one is waited for");
+    for (definite, asks) in [(true, 3), (false, 1)] {
+        let refused = |address: Address| {
+            asked.lock().push(address);
+            slowly(Err(Error::connection("broken").definite(definite)))
+        };
+        client.metadata().at_any_definite(refused).await.unwrap_err();
+        assert_eq!(std::mem::take(&mut *asked.lock()).len(), asks, "definite: {definite}");
+    }
+}
