@@ -13,6 +13,7 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use riverrun_client::Client;
@@ -360,9 +361,24 @@ impl BrokerProcess {
         self.wait();
     }
 
-    /// Sends a signal.
+    /// Sends a signal. A process that is to stop has stopped when this returns: one thread of it has to
+    /// hear of that first, and on a busy machine the others go on meanwhile.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it runs");
+        while signal == Signal::STOP && !self.has_stopped() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// All threads stand still.
+    fn has_stopped(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let mut tasks = fs::read_dir(tasks).expect("it runs").flatten();
+        tasks.all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The name before it may hold anything, and stands in parentheses. Gone counts as well.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't', 'X', 'Z']))
+        })
     }
 
     /// SIGTERM, and waits; how it ended and all it logged.
