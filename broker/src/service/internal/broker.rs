@@ -98,7 +98,7 @@ impl Link {
             return Err(Status::unavailable("this node does not lead the metadata quorum"));
         }
         let broker = self.broker;
-        let (wants_to_stop, clock) = (request.wants_to_stop, request.clock.as_ref().map(told));
+        let (wants_to_stop, clock) = (request.wants_to_stop, request.clock.and_then(told));
         let wall = inside.clock.now();
         let anchor = WallAnchor::of(wall, now);
         liveness.own_clock(anchor);
@@ -122,10 +122,12 @@ impl Link {
     }
 }
 
-fn told(compared: &wire::ClockCompared) -> Compared {
-    let wire::ClockOffset { ahead_ms, uncertain_ms } = compared.offset.unwrap_or_default();
+/// `None`: it does not say what came of it, and so counts as one that has not compared, never as one that
+/// agrees.
+fn told(compared: wire::ClockCompared) -> Option<Compared> {
+    let wire::ClockOffset { ahead_ms, uncertain_ms } = compared.offset?;
     let offset = ClockOffset::told(ahead_ms, uncertain_ms);
-    Compared { offset, leader: WallAnchor::told(compared.wall_anchor_ms) }
+    Some(Compared { offset, leader: WallAnchor::told(compared.wall_anchor_ms) })
 }
 
 fn clock_of((broker, offset): (BrokerId, ClockOffset)) -> wire::BrokerClock {
