@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
+    clock,
     raw::Raw,
     skew::{self, SkewedClock},
     wait::{self, HANG},
@@ -365,8 +366,12 @@ impl BrokerProcess {
     /// hear of that first, and on a busy machine the others go on meanwhile.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it runs");
-        while signal == Signal::STOP && !self.has_stopped() {
-            thread::sleep(Duration::from_millis(1));
+        if signal == Signal::STOP {
+            let sent = clock::now();
+            while !self.has_stopped() {
+                assert!(sent.elapsed() < HANG, "it goes on {HANG:?} after it was stopped");
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 
