@@ -62,8 +62,8 @@ impl RetryPolicy {
         bound.mul_f64(jitter.clamp(0.0, 1.0))
     }
 
-    /// The same for whoever asks who leads a partition, whose leader is gone: not longer than an election
-    /// for a while, for whatever the wait is longer than the election is an outage of its own making.
+    /// The same for whoever asks who leads a partition whose leader is gone. Short for as long as an
+    /// election may take: whoever sleeps through one makes the outage longer than it was.
     pub(crate) fn seeking(&self, attempt: u32, jitter: f64) -> Duration {
         match attempt.checked_sub(SEEKING_ATTEMPTS) {
             None => self.backoff(attempt, jitter).min(SEEKING_MAX.mul_f64(jitter)),
