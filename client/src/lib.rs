@@ -75,9 +75,9 @@ pub use self::{
     admin::{
         Admin, AlterConfigs, Arrival, Behind, BrokerPresence, BrokerState, ClusterDescription,
         ConfigEntry, CreateTopic, Election, Explanation, FollowerState, Hindrance, LeaderState,
-        ListedOffset, MovePlan, MovingState, NoLeader, PartitionCounts, PartitionDescription,
-        PartitionFilter, PartitionOffsets, PartitionPage, PartitionReport, PlannedMove, QuorumNode,
-        QuorumRole, ReplicaState, TopicDescription, TopicPage,
+        ListedOffset, MovePlan, MovingState, NoLeader, Outlook, PartitionCounts,
+        PartitionDescription, PartitionFilter, PartitionOffsets, PartitionPage, PartitionReport,
+        PlannedMove, QuorumNode, QuorumRole, ReplicaState, TopicDescription, TopicPage,
     },
     client::{Client, ClientBuilder},
     config::{Acks, Durability},

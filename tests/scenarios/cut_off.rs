@@ -41,10 +41,20 @@ impl Scene {
         configs: &[(&str, &str)],
         small_disk: Option<u64>,
     ) -> Option<Self> {
+        Self::set_with(&[], partitions, configs, small_disk).await
+    }
+
+    /// As [`Scene::set`], with more settings of the brokers.
+    pub(crate) async fn set_with(
+        more: &[(&str, &str)],
+        partitions: u32,
+        configs: &[(&str, &str)],
+        small_disk: Option<u64>,
+    ) -> Option<Self> {
         let dir = data_dir();
         let few = [("broker.memory.budget", "64MiB"), ("log.reserve.bytes", "4MiB")];
         let windows = [("log.window.bytes.max", "1MiB")];
-        let settings = QUICK.iter().chain(&few).chain(&windows);
+        let settings = QUICK.iter().chain(&few).chain(&windows).chain(more);
         let blueprint = Blueprint {
             binary: env!("CARGO_BIN_EXE_riverrun-under-test").into(),
             dir: dir.path().to_owned(),

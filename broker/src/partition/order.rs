@@ -27,7 +27,7 @@ use crate::{
     clock::Instant,
     config::TimestampType,
     log::{AppendError, Log, LogWork, ProducerCheck, RememberedBatch},
-    replica::{Action, Admission, Durability, Event, Replica},
+    replica::{Action, Admission, Durability, Event, FollowerView, IsrProposal, Replica},
 };
 
 /// Everything behind a partition's lock.
@@ -355,6 +355,7 @@ impl State {
                 Action::ProposeIsr(proposal) => {
                     // Whom it takes in is waited for from here on, and held back no longer.
                     self.leading.let_all_in();
+                    self.tell_who_leaves(partition, now, &proposal);
                     partition.env.replication.peers.propose_isr(partition.id(), &proposal);
                 }
             }
@@ -362,6 +363,20 @@ impl State {
         // Whoever reads here is told where to go, or may read now.
         effects.wake_readers |= partition.published.role.set(Role::of(&self.replica));
         self.append_given(partition, effects);
+    }
+
+    /// Why, as far as numbers say it: whoever reads this later cannot ask any more.
+    fn tell_who_leaves(&self, partition: &Partition, now: Duration, proposal: &IsrProposal) {
+        let Some(registration) = self.replica.registration() else { return };
+        let leaves = |follower: &FollowerView| {
+            registration.isr.contains(&follower.id)
+                && !proposal.isr.iter().any(|(member, _)| *member == follower.id)
+        };
+        for follower in self.replica.followers(now).into_iter().filter(leaves) {
+            let FollowerView { id, connected, bytes_behind, behind_for, .. } = follower;
+            let producers_wait = self.replica.holds_appends();
+            tracing::info!(partition = %partition.id(), topic = %partition.topic(), broker = %id, connected, bytes_behind, ?behind_for, producers_wait, "a replica is too slow and is to leave the ISR");
+        }
     }
 
     /// Starts what the log wants done, and the flush that acks and readers wait for: with

@@ -133,17 +133,26 @@ pub struct BrokerStanding {
 
 /// Bounds a leader keeps.
 ///
-/// # A healthy follower is never evicted for load
-/// A follower is *healthy* if its subscription is open and it acknowledges `lag_bytes_max` bytes
-/// within `lag_time_max`. Appends are held, whatever their acks, while a member of the ISR with an
-/// open subscription is more than `lag_bytes_max` behind. So whatever was appended at any time is at
-/// most that budget (and one batch) ahead of a healthy follower, which therefore reaches it within
-/// `lag_time_max`, and eviction takes being behind for longer. One that is slower, or not
-/// there, holds producers up for no longer than `lag_time_max`: then it is out, and
-/// `min.insync.replicas` costs no throughput.
+/// # A follower that keeps up is never evicted for load
+/// Appends are held, whatever their acks, while a member of the ISR with an open subscription is more
+/// than `lag_bytes_max` behind. So whatever was appended at any time is at most that budget (and one
+/// batch) ahead of it, and a member that takes `lag_bytes_max` bytes within `lag_time_max` reaches it in
+/// that time. One that is slower, or not there, holds producers up for no longer than
+/// `lag_time_max`: then it is out.
 ///
-/// How far behind it can be is bounded by what producers have on their way, too: they wait for it. One
-/// that is slower, and reaches within `lag_time_max` what few producers have on their way, is late
+/// # One that slows all others down is let go
+/// A member that takes its share in time can still cost producers most of their throughput. It is let
+/// go once it has not kept up for three quarters of `lag_time_max`, appends were held for it *alone* for
+/// more than half of that time, and the ISR has more members than `min.insync.replicas`. Alone: everybody
+/// else had all there is, and there is another follower, so that producers would have been twice as
+/// fast with it only. Where two are slow nobody is let go, for little would be gained; where the load is
+/// what all disks can take, neither; and a leader is never left as the only one. For `lag_time_max` whoever
+/// was let go does not come back unless it is needed. So `min.insync.replicas` costs no throughput, and
+/// nobody leaves twice in `lag_time_max` for the sake of that.
+///
+/// # What cannot be told apart
+/// How far behind a follower can be is bounded by what producers have on their way, too: they wait for it.
+/// One that is slower, and reaches within `lag_time_max` what few producers have on their way, is late
 /// with each record by less than that, and stays. To the leader it looks like load that is no
 /// greater; more producers tell the difference, and it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

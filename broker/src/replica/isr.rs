@@ -100,7 +100,7 @@ impl<R: Rules> Replica<R> {
             standing.may_join && Some(standing.epoch) == follower.broker_epoch
         });
         let position = self.position_of(log_end, flushed_end);
-        if !eligible || position < self.high_watermark {
+        if !eligible || position < self.high_watermark || self.stays_out(now, follower) {
             return false;
         }
         if self.rules.breaks(Mutation::JoinBeforeEpochStart) {
@@ -119,9 +119,25 @@ impl<R: Rules> Replica<R> {
             && self.bytes_behind(leadership, follower) <= self.limits.lag_bytes_max / 2
     }
 
+    /// Whoever left because producers waited for it alone is near the log's end when it does, and would
+    /// be back at once, to make them wait again. It stays out for [`lag_time_max`](super::Limits), but
+    /// for when it is needed: nothing is written without it then.
+    fn stays_out(&self, now: Duration, follower: &Follower) -> bool {
+        let lately =
+            follower.let_go_at.is_some_and(|at| now.saturating_sub(at) <= self.limits.lag_time_max);
+        lately && self.spares(0)
+    }
+
+    /// Whether the ISR has so many members more than it takes to write.
+    fn spares(&self, members: usize) -> bool {
+        let registration = self.registration.as_ref();
+        registration.is_some_and(|r| r.isr.len() >= r.effective_min_isr() + members)
+    }
+
     /// Proposes to do without the members that have been behind for too long. One that has all there
     /// is counts as caught up however long it has been silent: whether it lives is for the controller
-    /// to know, by its heartbeats.
+    /// to know, by its heartbeats. If there is none, without the one that all others wait for
+    /// ([`Holding::outstays`](super::holding::Holding::outstays)), where it takes fewer to write.
     ///
     /// A leader that has not looked for long was asleep itself, and its followers' clocks prove
     /// nothing: they begin anew.
@@ -134,6 +150,7 @@ impl<R: Rules> Replica<R> {
             for follower in leadership.followers.iter_mut().filter(|f| f.caught_up_at.is_some()) {
                 follower.caught_up_at = Some(now);
             }
+            leadership.holding.forget();
             return;
         }
         let Some((leadership, registration)) = self.leadership() else { return };
@@ -149,10 +166,21 @@ impl<R: Rules> Replica<R> {
                 has_all || follower.caught_up_at.is_some_and(|at| now.saturating_sub(at) <= lag_max)
             })
         };
-        let isr: Vec<_> = registration.isr.iter().filter(stays).copied().collect();
-        if isr.len() < registration.isr.len() {
-            self.propose(isr, actions);
+        let mut isr: Vec<_> = registration.isr.iter().filter(stays).copied().collect();
+        let mut let_go = None;
+        if isr.len() == registration.isr.len() && self.spares(1) {
+            let_go = leadership.holding.outstays(now, &self.limits);
+            isr.retain(|id| Some(*id) != let_go);
         }
+        if isr.len() == registration.isr.len() {
+            return;
+        }
+        if let (Some(id), Role::Leader(leadership)) = (let_go, &mut self.role)
+            && let Some(follower) = leadership.follower_mut(id)
+        {
+            follower.let_go_at = Some(now);
+        }
+        self.propose(isr, actions);
     }
 
     /// The controller refused a proposal because of a member, for instance one it has fenced. That

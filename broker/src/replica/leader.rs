@@ -10,6 +10,7 @@ use super::{
     Action, Durability, Mutation, Registration, Replica, Role, Rules,
     frame::{DataHead, Diverging, LeaderFrame, Position, Progress, Refusal, Refused, Session},
     high_watermark,
+    holding::Holding,
     isr::Pending,
     lag::Lag,
     own_log::Comparison,
@@ -27,8 +28,7 @@ pub(super) struct Leadership {
     pub(super) lag: Lag,
     /// When ISR members were last looked at.
     pub(super) judged_at: Duration,
-    /// Appends are held.
-    pub(super) holds: bool,
+    pub(super) holding: Holding,
     /// The high watermark when durability was raised, until all that is below is as durable as the
     /// topic asks for now.
     pub(super) weakly_committed: Option<Offset>,
@@ -48,6 +48,8 @@ pub(super) struct Follower {
     pub(super) ends: Option<(Offset, Offset)>,
     /// The latest time known at which it had all that the leader had.
     pub(super) caught_up_at: Option<Duration>,
+    /// When it was last proposed to do without it because producers waited for it alone.
+    pub(super) let_go_at: Option<Duration>,
 }
 
 enum Verdict {
@@ -66,6 +68,7 @@ impl Follower {
             newest_session: None,
             ends: None,
             caught_up_at,
+            let_go_at: None,
         }
     }
 }
@@ -75,7 +78,7 @@ impl Leadership {
         self.followers.iter().find(|follower| follower.id == id)
     }
 
-    fn follower_mut(&mut self, id: BrokerId) -> Option<&mut Follower> {
+    pub(super) fn follower_mut(&mut self, id: BrokerId) -> Option<&mut Follower> {
         self.followers.iter_mut().find(|follower| follower.id == id)
     }
 }
@@ -123,7 +126,7 @@ impl<R: Rules> Replica<R> {
             pending: None,
             lag: Lag::new(now, start),
             judged_at: now,
-            holds: false,
+            holding: Holding::default(),
             weakly_committed: (self.durability == Durability::Disk).then_some(self.high_watermark),
         });
         actions.push(Action::StartEpoch { epoch: new.leader_epoch, start });
@@ -404,7 +407,11 @@ impl<R: Rules> Replica<R> {
         high_watermark::candidate(positions, registration.isr.len(), min_isr)
     }
 
-    fn position_of_member(&self, leadership: &Leadership, id: BrokerId) -> Option<Offset> {
+    pub(super) fn position_of_member(
+        &self,
+        leadership: &Leadership,
+        id: BrokerId,
+    ) -> Option<Offset> {
         if id == self.me {
             return Some(self.position());
         }
@@ -429,43 +436,6 @@ impl<R: Rules> Replica<R> {
             }
             _ => self.high_watermark,
         }
-    }
-
-    /// Producers wait for the slowest member of the ISR that is there, so that it is not evicted for
-    /// their load: see [`Limits`](super::Limits).
-    pub(super) fn hold_or_resume(&mut self, actions: &mut Vec<Action>) {
-        let Some((leadership, registration)) = self.leadership() else { return };
-        if leadership.followers.is_empty() {
-            return;
-        }
-        let limit = if leadership.holds {
-            self.limits.lag_bytes_max / 2
-        } else {
-            self.limits.lag_bytes_max
-        };
-        let holds = leadership.followers.iter().any(|follower| {
-            follower.session.is_some()
-                && registration.isr.contains(&follower.id)
-                && self.bytes_behind(leadership, follower) > limit
-        });
-        if let Role::Leader(leadership) = &mut self.role
-            && holds != leadership.holds
-        {
-            leadership.holds = holds;
-            actions.push(if holds { Action::HoldAppends } else { Action::ResumeAppends });
-        }
-    }
-
-    pub(super) fn bytes_behind(&self, leadership: &Leadership, follower: &Follower) -> u64 {
-        let position = follower.ends.map_or(self.log.start, |(log_end, flushed_end)| {
-            self.position_of(log_end, flushed_end)
-        });
-        leadership.lag.bytes_past(position, self.log.end)
-    }
-
-    /// Whether appends have to wait for a member of the ISR.
-    pub fn holds_appends(&self) -> bool {
-        matches!(&self.role, Role::Leader(leadership) if leadership.holds)
     }
 
     /// Where the log of a follower ended when it last said so in this term.

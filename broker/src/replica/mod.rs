@@ -20,6 +20,7 @@
 //! | [`high_watermark`] | what is committed |
 //! | `leader` | what followers say, and what the leader makes of it |
 //! | `isr` | who joins and who leaves the ISR |
+//! | `holding` | when producers wait for a member, and which member is not worth it |
 //! | `lag` | how far behind a follower is, in time and bytes |
 //! | `follower` | subscribing, truncating, appending |
 //! | `view` | what a leader knows of its followers, for people |
@@ -46,6 +47,7 @@ pub mod event;
 mod follower;
 pub mod frame;
 pub mod high_watermark;
+mod holding;
 mod isr;
 mod lag;
 mod leader;
@@ -221,7 +223,7 @@ impl<R: Rules> Replica<R> {
         }
         self.advance_high_watermark(actions);
         self.acknowledge(actions);
-        self.hold_or_resume(actions);
+        self.hold_or_resume(now, actions);
         self.change_isr(now, actions);
         if before != (self.high_watermark, self.log.start) && self.serves_any() {
             actions.push(Action::ShareProgress);

@@ -73,7 +73,7 @@ impl<R: Rules> Replica<R> {
         Some(LeaderView {
             durability: self.durability,
             uncommitted_for: waits.then(|| now.saturating_sub(since)),
-            holds_appends: leadership.holds,
+            holds_appends: self.holds_appends(),
             limits: self.limits,
             proposed_isr: self
                 .pending_proposal()

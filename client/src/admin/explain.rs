@@ -56,7 +56,19 @@ pub enum Hindrance {
         bytes_behind: u64,
         /// `replica.lag.bytes.max`.
         lag_bytes_max: u64,
+        /// What the leader does about it, if it is this one alone.
+        outlook: Outlook,
     },
+}
+
+/// What becomes of a replica that alone keeps producers waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outlook {
+    /// It leaves the ISR within this time (`replica.lag.time.max.ms`).
+    Leaves(Duration),
+    /// It stays: no replica can be spared, by `min.insync.replicas`, or the leader would be the only one.
+    IsNeeded,
 }
 
 /// Why nobody leads.
@@ -178,6 +190,10 @@ impl PartitionReport {
                 id: furthest.id,
                 bytes_behind: furthest.bytes_behind,
                 lag_bytes_max: leading.lag_bytes_max,
+                outlook: match p.in_sync_replicas.len() > needed.max(2) {
+                    true => Outlook::Leaves(leading.lag_time_max),
+                    false => Outlook::IsNeeded,
+                },
             });
         }
         Explanation {
@@ -291,6 +307,23 @@ impl fmt::Display for Behind {
     }
 }
 
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leaves(within) => write!(
+                f,
+                "if it alone keeps them waiting for most of the time, while another is fast, it \
+                 leaves the ISR within {}",
+                seconds(*within)
+            ),
+            Self::IsNeeded => f.write_str(
+                "no replica can be spared (min.insync.replicas), nor all followers, so they wait until \
+                 it keeps up",
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Hindrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -322,10 +355,10 @@ impl fmt::Display for Hindrance {
                  nobody may lead the quorum",
                 any(isr)
             ),
-            Self::HoldsProducers { id, bytes_behind, lag_bytes_max } => write!(
+            Self::HoldsProducers { id, bytes_behind, lag_bytes_max, outlook } => write!(
                 f,
-                "producers wait for broker {id}: it is {bytes_behind} bytes behind, more than \
-                 {lag_bytes_max} (replica.lag.bytes.max)"
+                "producers wait for broker {id}: it is {bytes_behind} bytes behind, of \
+                 {lag_bytes_max} at most (replica.lag.bytes.max); {outlook}"
             ),
         }
     }

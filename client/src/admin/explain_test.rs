@@ -121,6 +121,20 @@ fn a_disk_is_named_where_it_is_the_disk() {
 }
 
 #[test]
+fn of_whom_producers_wait_for_it_is_said_whether_it_can_be_spared() {
+    let behind = FollowerState { bytes_behind: 5000, ..follower(TWO, Some(95)) };
+    let mut report = report([behind, follower(THREE, Some(96))]);
+    report.partition.leading.as_mut().unwrap().holds_appends = true;
+    let said = |report: &PartitionReport| report.explain().hindrances[0].to_string();
+    report.partition.min_in_sync_replicas = 2;
+    let words = said(&report);
+    assert!(words.ends_with("it leaves the ISR within 10.0 s"), "{words}");
+    report.partition.min_in_sync_replicas = 3;
+    let words = said(&report);
+    assert!(words.contains("5000 bytes behind") && words.contains("can be spared"), "{words}");
+}
+
+#[test]
 fn too_few_in_sync_an_isr_under_way_and_held_producers_are_said() {
     let behind = FollowerState { bytes_behind: 5000, ..follower(TWO, Some(95)) };
     let mut report = report([behind, follower(THREE, Some(96))]);

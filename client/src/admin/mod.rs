@@ -18,7 +18,7 @@ pub use self::{
         BrokerPresence, BrokerState, ClusterDescription, MovePlan, PartitionCounts, PlannedMove,
         QuorumNode, QuorumRole,
     },
-    explain::{Behind, Explanation, Hindrance, NoLeader},
+    explain::{Behind, Explanation, Hindrance, NoLeader, Outlook},
     partitions::{
         Election, FollowerState, LeaderState, MovingState, PartitionDescription, PartitionFilter,
         PartitionPage, PartitionReport, ReplicaState,

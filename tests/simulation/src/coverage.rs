@@ -44,6 +44,8 @@ facts! {
     BatchParked = "batches that waited for the log",
     /// Producers were held up for a follower.
     Held = "producers held up for a follower",
+    /// A member left an ISR because producers waited for it alone, though it was not behind for too long.
+    LetGo = "ISR members let go that held producers up",
     /// A process died, its page cache lived on.
     Crash = "crashes",
     /// A process died in the middle of an operation of its disk.

@@ -23,7 +23,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use riverrun_broker::{
     log::{Log, Read},
-    replica::{Action, Durability, Event, Limits, Registration, Replica, Rules},
+    replica::{
+        Action, Durability, Event, FollowerView, IsrProposal, Limits, Registration, Replica, Rules,
+    },
 };
 use riverrun_proto::{
     epoch::BrokerEpoch, ids::BrokerId, offset::Offset, record::RecordBatch, timestamp::Timestamp,
@@ -273,11 +275,25 @@ impl<R: Rules> Shell<R> {
             }
             Action::Unsubscribe(session) => self.unsubscribe(session, around),
             Action::ProposeIsr(proposal) => {
+                self.note_whom_it_lets_go(&proposal, around);
                 let propose = Body::Propose { partition: self.partition, proposal };
                 around.tell_controller(propose);
             }
         }
         around.stage.is_dirty = true;
+    }
+
+    fn note_whom_it_lets_go(&self, proposal: &IsrProposal, around: &mut Around<'_>) {
+        let Some(registration) = self.replica.registration() else { return };
+        let lag_max = around.stage.setup.lag_time_max;
+        let is_let_go = |follower: &FollowerView| {
+            registration.isr.contains(&follower.id)
+                && proposal.isr.iter().all(|(member, _)| *member != follower.id)
+                && follower.behind_for.is_some_and(|behind_for| behind_for <= lag_max)
+        };
+        if self.replica.followers(around.stage.now()).iter().any(is_let_go) {
+            around.stage.note(Fact::LetGo);
+        }
     }
 
     /// S4, S6, S12: what a leader calls committed is that from now on; a follower calls nothing so
