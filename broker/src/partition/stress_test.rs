@@ -112,7 +112,12 @@ impl Producer {
             // forgotten cannot be told from what it never had.
             let open = self.sent.range(self.first_unacked()..).map(|(s, _)| *s);
             let mut line: Vec<i32> = open.clone().filter(|s| !self.acked.contains_key(s)).collect();
-            for _ in open.count()..IN_FLIGHT {
+            // One alone until something is acknowledged: a partition that knows nothing of a producer
+            // takes whatever comes for its first batch, and if that is the second it never takes the
+            // first. (All were refused for a day of the test's time, on a busy machine.)
+            let at_once = if self.acked.is_empty() { 1 } else { IN_FLIGHT };
+            line.truncate(at_once);
+            for _ in open.count()..at_once {
                 if fresh == 0 {
                     break;
                 }
