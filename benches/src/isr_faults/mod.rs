@@ -3,7 +3,7 @@
 //!
 //! | follower | what is done to it | takes part in time | what is promised |
 //! |---|---|---|---|
-//! | slow | stopped for 45 of every 50 ms | as a rule: it takes `replica.lag.bytes.max` within `replica.lag.time.max.ms`, and is *healthy* (`broker/src/replica/event.rs`, `Limits`) | stays in the ISR; producers go at its pace, and lag stays in its budget: nobody is evicted for the load |
+//! | slow | stopped for 45 of every 50 ms | as a rule: it takes `replica.lag.bytes.max` within `replica.lag.time.max.ms` | one of two: holds producers up for `replica.lag.time.max.ms` at most; leaves the ISR, once, if `min.insync.replicas` can do without it; then nobody waits for it, and the rate is at least 0.95 of that without a fault. Both: stay in the ISR; producers go at their pace, and lag stays in its budget (`broker/src/replica/event.rs`, `Limits`) |
 //! | crawling | what others say to it comes at 1 MiB/s on each connection | no | holds producers up for `replica.lag.time.max.ms` at most; leaves the ISR, once; then nobody waits for it, and the rate is at least 0.95 of what it was |
 //! | paused | stopped for 5 s | not meanwhile | as crawling, if it lasted |
 //!

@@ -27,11 +27,13 @@ pub(super) struct Holding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Laggard {
     id: BrokerId,
-    /// Since when.
-    since: Duration,
-    /// How long of that they waited for it alone, up to `waits_since`.
+    /// Periods for most of which appends waited for it alone, one after the other.
+    periods: u32,
+    /// When the present one began.
+    began: Duration,
+    /// How long of that appends have waited for it alone, up to when it was last looked at.
     waited: Duration,
-    /// They do now, since then.
+    /// They did then.
     waits_since: Option<Duration>,
 }
 
@@ -43,17 +45,13 @@ impl Holding {
         self.laggard = None;
     }
 
-    /// The member that the others do not wait for any longer: not for three quarters of
-    /// `replica.lag.time.max.ms` has it kept up, and for more than half of that time appends waited for
-    /// it alone. So producers would be twice as fast without it.
+    /// The member that the others do not wait for any longer: producers would be twice as fast without
+    /// it, and that in each of three quarters of `replica.lag.time.max.ms`.
     ///
-    /// Not sooner, so that a member that stood still for half of `replica.lag.time.max.ms` has time to
-    /// catch up; not later, so that it is out when that has gone by.
-    pub(super) fn outstays(&self, now: Duration, limits: &Limits) -> Option<BrokerId> {
-        let laggard = self.laggard?;
-        let lasts = now.saturating_sub(laggard.since);
-        let waited = laggard.waited_until(now);
-        (lasts >= limits.lag_time_max * 3 / 4 && waited > lasts / 2).then_some(laggard.id)
+    /// Not sooner, so that a member that stood still for half of that time has a quarter to catch up; not
+    /// later, so that it is out when all of it has gone by.
+    pub(super) fn outstays(&self) -> Option<BrokerId> {
+        self.laggard.filter(|laggard| laggard.periods >= 3).map(|laggard| laggard.id)
     }
 }
 
@@ -61,20 +59,24 @@ impl Holding {
 
 impl Laggard {
     fn new(id: BrokerId, now: Duration) -> Self {
-        Self { id, since: now, waited: Duration::ZERO, waits_since: None }
+        Self { id, periods: 0, began: now, waited: Duration::ZERO, waits_since: None }
     }
 
-    /// Whether they wait for it alone from now on.
-    fn goes_on(self, now: Duration, waits: bool) -> Self {
-        match (waits, self.waits_since) {
-            (true, None) => Self { waits_since: Some(now), ..self },
-            (false, Some(_)) => Self { waited: self.waited_until(now), waits_since: None, ..self },
-            _ => self,
+    /// Looks again, and whether appends wait for it alone from now on; `None`: for most of the period
+    /// that ends they did not.
+    fn goes_on(self, now: Duration, waits: bool, limits: &Limits) -> Option<Self> {
+        let more = self.waits_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let (waited, waits_since) = (self.waited + more, waits.then_some(now));
+        let lasts = now.saturating_sub(self.began);
+        if lasts < limits.lag_time_max / 4 {
+            return Some(Self { waited, waits_since, ..self });
         }
-    }
-
-    fn waited_until(&self, now: Duration) -> Duration {
-        self.waited + self.waits_since.map_or(Duration::ZERO, |since| now.saturating_sub(since))
+        let next = Self {
+            periods: self.periods.saturating_add(1),
+            waits_since,
+            ..Self::new(self.id, now)
+        };
+        (waited > lasts / 2).then_some(next)
     }
 }
 
@@ -104,7 +106,8 @@ impl<R: Rules> Replica<R> {
                 })
         });
         let laggard = known.or_else(|| alone.map(|id| Laggard::new(id, now)));
-        let laggard = laggard.map(|laggard| laggard.goes_on(now, alone == Some(laggard.id)));
+        let laggard = laggard
+            .and_then(|laggard| laggard.goes_on(now, alone == Some(laggard.id), &self.limits));
         if let Role::Leader(leadership) = &mut self.role {
             leadership.holding = Holding { holds, laggard };
         }

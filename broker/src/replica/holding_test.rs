@@ -223,6 +223,20 @@ fn who_stands_still_for_half_of_the_time_stays() {
     assert!(play.waited() > Duration::from_secs(4), "producers waited: {:?}", play.waited());
 }
 
+/// Producers that have always more to write fill the budget again and again, so that nobody is ever near
+/// the log's end. One that stood still is no slower than before when it is back.
+#[test]
+fn who_stood_still_is_not_let_go_for_it_later() {
+    let producers = |_| 6 * PACE;
+    let pauses = |now: Duration| if (10..15).contains(&now.as_secs()) { 0 } else { PACE };
+    let faster = |_| 4 * PACE / 3;
+    let play = Play::new(Durability::Memory, 2).play(60, producers, [pauses, faster]);
+    assert_eq!(play.changes(), []);
+    let slow = |_| PACE / 2;
+    let play = Play::new(Durability::Memory, 2).play(60, producers, [slow, faster]);
+    assert_eq!(play.changes(), [(8, &[ME, G][..])], "this one is slower, and goes on being so");
+}
+
 #[test]
 fn who_was_let_go_is_back_when_it_keeps_up_but_not_at_once() {
     // Producers do next to nothing for a second, just when it is let go at less than half of the budget

@@ -169,7 +169,7 @@ impl<R: Rules> Replica<R> {
         let mut isr: Vec<_> = registration.isr.iter().filter(stays).copied().collect();
         let mut let_go = None;
         if isr.len() == registration.isr.len() && self.spares(1) {
-            let_go = leadership.holding.outstays(now, &self.limits);
+            let_go = leadership.holding.outstays();
             isr.retain(|id| Some(*id) != let_go);
         }
         if isr.len() == registration.isr.len() {
