@@ -11,8 +11,9 @@ use super::{
     leader::{Follower, Leadership},
 };
 
-/// Whoever is no further behind than this part of the budget keeps up. Producers go on when half of it is
-/// made good, so that whoever keeps up gets here, and whoever does not never does.
+/// Whoever is no further behind than this part of the budget keeps up, whatever was before. Producers go
+/// on as soon as half of it is made good: a slow one never gets here. (Nor does anybody while producers
+/// have always more to write, and fill the budget again and again.)
 const KEEPS_UP_PART: u64 = 4;
 
 /// Whether appends wait, and for whom alone.
@@ -31,9 +32,9 @@ struct Laggard {
     periods: u32,
     /// When the present one began.
     began: Duration,
-    /// How long of that appends have waited for it alone, up to when it was last looked at.
+    /// How long of that appends have waited for it alone, up to when somebody last looked.
     waited: Duration,
-    /// They did then.
+    /// When that was, if they waited then.
     waits_since: Option<Duration>,
 }
 
