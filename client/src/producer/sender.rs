@@ -38,10 +38,10 @@ use crate::{
 };
 
 /// A broker that knows nothing of a producer may take any sequence of it for the first. So until the
-/// first batch under an identity is answered, and again when the last answer is this old (brokers
-/// forget producers, after a day by default), one batch at a time is on the wire: a second one
-/// could be taken while the first is refused.
-const ESTABLISHED_FOR: Duration = Duration::from_secs(600);
+/// first batch under an identity is answered, and again when the last answer is this old, one batch at
+/// a time is on the wire: a second one could be taken while the first is refused. (Brokers forget
+/// producers after a day by default, and after five minutes if a partition has too many.)
+const ESTABLISHED_FOR: Duration = Duration::from_secs(240);
 
 /// Under which id and epoch a partition's batches are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
