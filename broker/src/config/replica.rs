@@ -17,9 +17,9 @@ section! {
     /// How far a member of the ISR may be behind its leader before producers of the partition wait
     /// for it, so that load puts nobody out of the ISR. One that alone makes them wait for most of the
     /// time, while another follower is fast, is taken out of it before replica.lag.time.max.ms has gone
-    /// by, where min.insync.replicas can do without it. What the producers of a partition have on their way
-    /// is a tenth of broker.memory.budget at most, so nobody whom acks=all waits for is ever further
-    /// behind than that, and a larger value here is never reached.
+    /// by, where min.insync.replicas can do without it. Producers with acks=all have a quarter of
+    /// produce.admission.percent (by default a tenth of broker.memory.budget) on their way to a partition
+    /// at most: they never get anybody as far behind as a larger value here.
     "lag.bytes.max" => lag_bytes_max: ByteSize = ByteSize::mib(64),
         in ByteSize::mib(1) => ByteSize::gib(16);
 

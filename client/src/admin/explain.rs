@@ -317,8 +317,8 @@ impl fmt::Display for Outlook {
                 seconds(*within)
             ),
             Self::IsNeeded => f.write_str(
-                "no replica can be spared (min.insync.replicas), nor all followers, so they wait until \
-                 it keeps up",
+                "the ISR is as small as it may be (min.insync.replicas, and one follower at least), so \
+                 they wait until it keeps up",
             ),
         }
     }
