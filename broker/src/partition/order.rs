@@ -367,12 +367,7 @@ impl State {
 
     /// Why, as far as numbers say it: whoever reads this later cannot ask any more.
     fn tell_who_leaves(&self, partition: &Partition, now: Duration, proposal: &IsrProposal) {
-        let Some(registration) = self.replica.registration() else { return };
-        let leaves = |follower: &FollowerView| {
-            registration.isr.contains(&follower.id)
-                && !proposal.isr.iter().any(|(member, _)| *member == follower.id)
-        };
-        for follower in self.replica.followers(now).into_iter().filter(leaves) {
+        for follower in self.replica.leaving(now, proposal) {
             let FollowerView { id, connected, bytes_behind, behind_for, .. } = follower;
             let producers_wait = self.replica.holds_appends();
             tracing::info!(partition = %partition.id(), topic = %partition.topic(), broker = %id, connected, bytes_behind, ?behind_for, producers_wait, "a replica is too slow and is to leave the ISR");

@@ -142,14 +142,13 @@ pub struct BrokerStanding {
 ///
 /// # One that slows all others down is let go
 /// A member that takes its share in time can still cost producers most of their throughput. It is let
-/// go once it has not kept up for three quarters of `lag_time_max`, in each of which appends were held
-/// for it *alone* for more than half of the time, if the ISR has more members than
-/// `min.insync.replicas`. Alone: everybody else had all there is, and there is another follower, so that
-/// producers would have been twice as fast with it only. Where two are slow nobody is let go, for
-/// little would be gained; where the load is what all disks can take, neither; and a leader is never left
-/// as the only one. For `lag_time_max` whoever was let go does not come back unless it is needed. So
-/// `min.insync.replicas` costs no throughput, and nobody leaves twice in `lag_time_max` for the sake of
-/// that.
+/// go once appends were held for it *alone* for at least half of each of three quarters of
+/// `lag_time_max`, one after the other, if the ISR has more members than `min.insync.replicas`. Alone:
+/// everybody else had all there is, and there is another follower, so that producers would have been
+/// twice as fast with it only. Where two are slow nobody is let go, for little would be gained; where
+/// the load is what all disks can take, neither; and a leader is never left as the only one. For
+/// `lag_time_max` whoever was let go does not come back unless it is needed. So `min.insync.replicas`
+/// costs no throughput, and nobody leaves twice in `lag_time_max` for the sake of that.
 ///
 /// # What cannot be told apart
 /// How far behind a follower can be is bounded by what producers have on their way, too: they wait for it.

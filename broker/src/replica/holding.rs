@@ -11,11 +11,6 @@ use super::{
     leader::{Follower, Leadership},
 };
 
-/// Whoever is no further behind than this part of the budget keeps up, whatever was before. Producers go
-/// on as soon as half of it is made good: a slow one never gets here. (Nor does anybody while producers
-/// have always more to write, and fill the budget again and again.)
-const KEEPS_UP_PART: u64 = 4;
-
 /// Whether appends wait, and for whom alone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Holding {
@@ -24,11 +19,11 @@ pub(super) struct Holding {
     laggard: Option<Laggard>,
 }
 
-/// A member that appends have waited for, when all others had all there is, and that has not kept up since.
+/// A member that appends have waited for when all others had all there is, for half of every period since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Laggard {
     id: BrokerId,
-    /// Periods for most of which appends waited for it alone, one after the other.
+    /// Periods for half of which or more appends waited for it alone, one after the other.
     periods: u32,
     /// When the present one began.
     began: Duration,
@@ -63,21 +58,25 @@ impl Laggard {
         Self { id, periods: 0, began: now, waited: Duration::ZERO, waits_since: None }
     }
 
-    /// Looks again, and whether appends wait for it alone from now on; `None`: for most of the period
-    /// that ends they did not.
+    /// Looks again, and whether appends wait for it alone from now on; `None`: they did not for half of the
+    /// period that ends. In the first, which began with a wait, it is gone as soon as that is so: a
+    /// short wait that went before stands in nobody's way.
     fn goes_on(self, now: Duration, waits: bool, limits: &Limits) -> Option<Self> {
         let more = self.waits_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
         let (waited, waits_since) = (self.waited + more, waits.then_some(now));
         let lasts = now.saturating_sub(self.began);
-        if lasts < limits.lag_time_max / 4 {
-            return Some(Self { waited, waits_since, ..self });
+        let ends = lasts >= limits.lag_time_max / 4;
+        if waited < lasts / 2 && (ends || self.periods == 0) {
+            return None;
         }
-        let next = Self {
-            periods: self.periods.saturating_add(1),
-            waits_since,
-            ..Self::new(self.id, now)
-        };
-        (waited > lasts / 2).then_some(next)
+        Some(match ends {
+            false => Self { waited, waits_since, ..self },
+            true => Self {
+                periods: self.periods.saturating_add(1),
+                waits_since,
+                ..Self::new(self.id, now)
+            },
+        })
     }
 }
 
@@ -100,12 +99,8 @@ impl<R: Rules> Replica<R> {
                 && self.bytes_behind(leadership, follower) > limit
         });
         let alone = if holds { self.alone_behind(leadership, registration) } else { None };
-        let known = leadership.holding.laggard.filter(|laggard| {
-            registration.isr.contains(&laggard.id)
-                && leadership.follower(laggard.id).is_some_and(|follower| {
-                    self.bytes_behind(leadership, follower) > lag_max / KEEPS_UP_PART
-                })
-        });
+        let known =
+            leadership.holding.laggard.filter(|laggard| registration.isr.contains(&laggard.id));
         let laggard = known.or_else(|| alone.map(|id| Laggard::new(id, now)));
         let laggard = laggard
             .and_then(|laggard| laggard.goes_on(now, alone == Some(laggard.id), &self.limits));

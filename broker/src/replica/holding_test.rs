@@ -238,6 +238,15 @@ fn who_stood_still_is_not_let_go_for_it_later() {
 }
 
 #[test]
+fn a_short_wait_for_another_before_delays_nothing() {
+    let slows = |now: Duration| if now.as_secs() < 10 { PACE } else { PACE / 4 };
+    let stumbles = |now: Duration| if now.as_secs() == 9 { 0 } else { 2 * PACE };
+    let play = Play::new(Durability::Memory, 2).play(60, full, [slows, stumbles]);
+    assert!(play.waited() > Duration::from_secs(6), "also for the other: {:?}", play.waited());
+    assert_eq!(play.changes(), [(19, &[ME, G][..])], "nine seconds after it slowed down");
+}
+
+#[test]
 fn who_was_let_go_is_back_when_it_keeps_up_but_not_at_once() {
     // Producers do next to nothing for a second, just when it is let go at less than half of the budget
     // behind; then go on; and have little to write in the end.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use riverrun_proto::{ids::BrokerId, offset::Offset};
 
-use super::{Durability, Limits, Replica, Rules};
+use super::{Durability, IsrProposal, Limits, Replica, Rules};
 
 /// What a leader knows of its term.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,16 @@ impl<R: Rules> Replica<R> {
             }
         };
         leadership.followers.iter().map(view).collect()
+    }
+
+    /// The members that this proposal does without, as of `now`.
+    pub fn leaving(&self, now: Duration, proposal: &IsrProposal) -> Vec<FollowerView> {
+        let Some((_, registration)) = self.leadership() else { return Vec::new() };
+        let leaves = |follower: &FollowerView| {
+            registration.isr.contains(&follower.id)
+                && proposal.isr.iter().all(|(member, _)| *member != follower.id)
+        };
+        self.followers(now).into_iter().filter(leaves).collect()
     }
 
     /// What the leader knows of its term, as of `now`; `None` for whoever does not lead.

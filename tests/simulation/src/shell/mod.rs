@@ -284,14 +284,11 @@ impl<R: Rules> Shell<R> {
     }
 
     fn note_whom_it_lets_go(&self, proposal: &IsrProposal, around: &mut Around<'_>) {
-        let Some(registration) = self.replica.registration() else { return };
         let lag_max = around.stage.setup.lag_time_max;
         let is_let_go = |follower: &FollowerView| {
-            registration.isr.contains(&follower.id)
-                && proposal.isr.iter().all(|(member, _)| *member != follower.id)
-                && follower.behind_for.is_some_and(|behind_for| behind_for <= lag_max)
+            follower.behind_for.is_some_and(|behind_for| behind_for <= lag_max)
         };
-        if self.replica.followers(around.stage.now()).iter().any(is_let_go) {
+        if self.replica.leaving(around.stage.now(), proposal).iter().any(is_let_go) {
             around.stage.note(Fact::LetGo);
         }
     }
