@@ -293,6 +293,11 @@ impl Subject {
     pub const TCP_DOWN: &str = "tcp-loopback-down";
     /// 1 MiB pwrite and fdatasync in turn, on the disk of the data.
     pub const DISK: &str = "disk";
+    /// The same batches through bare TCP into a file, and sent on to others that do so too, until there
+    /// are as many copies as the workload has replicas.
+    pub const BARE_COPIES: &str = "bare-copies";
+    /// The same, into one file.
+    pub const BARE_COPY: &str = "bare-copy";
 }
 
 // === impl Document ===

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     accounting,
     broker::{BrokerArgs, DataDir},
-    ceiling::{Ceiling, Ceilings},
+    ceiling::{Ceiling, Ceilings, Copies},
     clock,
     error::{BenchError, Result},
     outcome::{Comparison, Document, Run, SCHEMA, Subject, Surroundings, latency},
@@ -155,7 +155,8 @@ async fn alternating(
     Ok((runs, comparisons))
 }
 
-/// The cluster and one broker in turn. Both are up all the time, the one not measured idle.
+/// The cluster and one broker in turn, and what as many copies cost beside one without any broker. All
+/// are up all the time, those not measured idle.
 async fn beside_one_broker(
     product: &mut Product,
     workload: &Workload,
@@ -165,22 +166,44 @@ async fn beside_one_broker(
     let single = workload.on_one_broker();
     let one = Product::start(broker, &single, !args.quiet).await?;
     let mut one = one.called(Subject::ONE_BROKER);
+    let dir = broker.dir.make()?;
+    let mut bare = Vec::new();
+    if has_bare_copies(workload) {
+        for (subject, of) in [(Subject::BARE_COPIES, workload), (Subject::BARE_COPY, &single)] {
+            bare.push((Copies::start(subject, of, dir.path(), !args.quiet)?, of));
+        }
+    }
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
         runs.push(product.run(workload, round).await?);
         runs.push(one.run(&single, round).await?);
+        for (copies, of) in &bare {
+            runs.push(copies.run(of, round).await?);
+        }
     }
     one.stop()?;
-    let comparisons = figures_of_a_cluster(workload)
-        .into_iter()
-        // The processor time is not known everywhere.
-        .filter(|figure| runs.iter().all(|run| figure.of(run).is_some()))
-        .map(|figure| {
-            let [of, to] = [Subject::RIVERRUN, Subject::ONE_BROKER].map(|who| (who, figure));
-            statistics::compare(&runs, of, to)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut pairs = vec![[Subject::RIVERRUN, Subject::ONE_BROKER]];
+    if !bare.is_empty() {
+        pairs.push([Subject::BARE_COPIES, Subject::BARE_COPY]);
+    }
+    bare.into_iter().try_for_each(|(copies, _)| copies.stop())?;
+    let mut comparisons = Vec::new();
+    for [of, to] in pairs {
+        for figure in figures_of_a_cluster(workload) {
+            let mut compared = runs.iter().filter(|run| [of, to].contains(&&*run.subject));
+            // The processor time is not known everywhere.
+            if compared.all(|run| figure.of(run).is_some()) {
+                comparisons.push(statistics::compare(&runs, (of, figure), (to, figure))?);
+            }
+        }
+    }
     Ok((runs, comparisons))
+}
+
+/// Whether bytes that only go in are all there is to it: then copies of them can be made without a
+/// broker, and what those cost is a bound.
+fn has_bare_copies(workload: &Workload) -> bool {
+    workload.kind == Kind::Produce && workload.rate.is_none()
 }
 
 /// What a cluster is held against one broker by: what it costs, and how fast it is.

@@ -228,13 +228,24 @@ fn a_cluster_alternates_with_one_broker_in_all_shapes() {
         ),
     ] {
         let document = place.run(&format!("{shape} {cluster} --against-one-broker"));
-        assert_eq!(subjects(&document), [Subject::RIVERRUN, Subject::ONE_BROKER], "{shape}");
-        let [three, one] = &document.runs[..] else { panic!("{shape}") };
+        let [three, one, bare @ ..] = &document.runs[..] else { panic!("{shape}") };
+        assert_eq!([&three.subject, &one.subject], [Subject::RIVERRUN, Subject::ONE_BROKER]);
         assert_eq!((three.workload.nodes, one.workload.nodes), (3, 1));
         assert_eq!(three.settings["topic.min.insync.replicas"], "2");
         assert_eq!(three.settings["topic.replication.factor"], "3");
-        let compared: Vec<_> = document.comparisons.iter().map(|c| &*c.figure).collect();
-        assert_eq!(compared, figures, "{shape}");
+        let compared = |of: &str| -> Vec<&str> {
+            let of = document.comparisons.iter().filter(|compared| compared.of == of);
+            of.map(|compared| &*compared.figure).collect()
+        };
+        assert_eq!(compared(Subject::RIVERRUN), figures, "{shape}");
+        let bare: Vec<_> = bare.iter().map(|run| &*run.subject).collect();
+        match shape.starts_with("produce --") {
+            true => {
+                assert_eq!(bare, [Subject::BARE_COPIES, Subject::BARE_COPY], "{shape}");
+                assert!(compared(Subject::BARE_COPIES).contains(&"produced_bytes_per_s"));
+            }
+            false => assert!(bare.is_empty(), "{shape}: reading is in it"),
+        }
     }
 }
 

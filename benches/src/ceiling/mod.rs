@@ -8,7 +8,9 @@
 //! | `grpc-ping-pong` | one batch of one record, answered at once | latencies |
 //! | `tcp-loopback-*` | the same batches through bare TCP | the two above: below 0.55 of it they are refused |
 //! | `disk` | 1 MiB pwrite and fdatasync in turn | producing with durability=disk |
+//! | `bare-copies`, `bare-copy` | bare TCP into files, sent on to as many others as there are replicas, and to none | a cluster beside one broker |
 
+mod copies;
 mod disk;
 mod server;
 mod tcp;
@@ -17,6 +19,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use riverrun_proto::ids::TopicId;
 
+pub use self::copies::{AS_COPY, Copies, CopyArgs, keep};
 pub use self::server::{AS_NULL, NullServer, ServerArgs, serve};
 use crate::{
     accounting::Accounts,

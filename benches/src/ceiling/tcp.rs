@@ -25,7 +25,7 @@ const UP: u8 = b'U';
 const DOWN: u8 = b'D';
 
 /// Bytes per call.
-const CALL_BYTES: usize = PACK_TARGET_BYTES;
+pub(super) const CALL_BYTES: usize = PACK_TARGET_BYTES;
 
 /// Longest silence of the other side.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -132,7 +132,7 @@ pub(super) async fn download(streams: Streams) -> Result<()> {
     .await
 }
 
-fn connect(address: &str, what: u8) -> io::Result<TcpStream> {
+pub(super) fn connect(address: &str, what: u8) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;

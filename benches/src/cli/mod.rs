@@ -22,7 +22,7 @@ use tokio::{
 pub use self::workload_args::WorkloadArgs;
 use crate::{
     broker::{AS_BROKER, BrokerArgs, DataDir},
-    ceiling::{self, AS_NULL, ServerArgs},
+    ceiling::{self, AS_COPY, AS_NULL, CopyArgs, ServerArgs},
     error::{self, BenchError, Result},
     named::{NAMED, Set},
     outcome::Document,
@@ -85,6 +85,9 @@ enum Command {
     /// The server behind `ceiling`
     #[command(name = AS_NULL, hide = true)]
     AsNull(ServerArgs),
+    /// A copy behind `--against-one-broker`
+    #[command(name = AS_COPY, hide = true)]
+    AsCopy(CopyArgs),
     /// The broker under load: `riverrun` of this build
     #[command(name = AS_BROKER, hide = true)]
     AsBroker {
@@ -118,7 +121,7 @@ struct RunArgs {
     against_ceiling: bool,
 
     /// Of a cluster: alternate with one broker and the only copy, and print the ratios of CPU per GB
-    /// and of throughput
+    /// and of throughput; and what as many copies cost beside one without any broker
     #[arg(long, help_heading = "Measuring", conflicts_with = "against_ceiling")]
     against_one_broker: bool,
 }
@@ -175,6 +178,7 @@ impl Cli {
             Command::IsrFaults(args) => cluster::isr_faults(&args),
             Command::Report(args) => report::run(&args),
             Command::AsNull(args) => ceiling::serve(&args),
+            Command::AsCopy(args) => ceiling::keep(&args),
             Command::AsBroker { arguments } => return as_broker(arguments),
             Command::AsPeer { arguments } => become_peer(&arguments),
         };
