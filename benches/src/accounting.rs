@@ -14,7 +14,10 @@ use rustix::{
     param::clock_ticks_per_second,
 };
 
-use crate::outcome::DirtyLimits;
+use crate::{
+    outcome::DirtyLimits,
+    workload::{Durability, Volume, Workload},
+};
 
 /// Sectors of `/sys/block/*/stat` have this size, whatever the device's.
 const SECTOR_BYTES: u64 = 512;
@@ -155,6 +158,14 @@ pub fn dirty_limits() -> Option<DirtyLimits> {
 /// begins halfway between its two limits.
 pub fn burst_bytes(limits: DirtyLimits) -> u64 {
     limits.background_bytes / 2 + limits.throttle_bytes / 2
+}
+
+/// Where a burst of this workload ends: all its copies are written on this machine. What is synced
+/// before it is acknowledged never meets the limit.
+pub fn burst(workload: &Workload) -> Option<u64> {
+    let bound = workload.volume == Volume::Burst && workload.durability == Durability::Memory;
+    let bytes = bound.then(dirty_limits).flatten().map(burst_bytes)?;
+    Some(bytes / u64::from(workload.replication_factor))
 }
 
 /// Load average of the last minute.

@@ -15,7 +15,7 @@ use rustix::fs::{Advice, fadvise, syncfs};
 use tokio::sync::watch;
 
 use crate::{
-    accounting::{burst_bytes, dirty_limits},
+    accounting,
     broker::{Broker, BrokerArgs, End, RunTopic},
     clock::Moment,
     error::{BenchError, Result},
@@ -26,7 +26,7 @@ use crate::{
     recorder::{Measure, Recorder},
     stop::{Quota, Stop},
     wire::{drain, pump},
-    workload::{Acks, Durability, Kind, Path, Segments, Volume, Workload},
+    workload::{Acks, Kind, Path, Segments, Volume, Workload},
 };
 
 /// A broker under load.
@@ -106,7 +106,7 @@ impl Product {
         self.write_back().await?;
         let accounts = self.broker.accounts();
         let mut measurement = self.measurement(&load, round, &accounts, settings);
-        measurement.burst_bytes = burst(workload);
+        measurement.burst_bytes = accounting::burst(workload);
         let mut run = match (workload.kind, workload.path) {
             (Kind::Produce, Path::Records) => {
                 measurement.run(|start| producers::run(&load, start)).await?
@@ -326,14 +326,6 @@ async fn ends(client: &Client, topic: &Topic) -> Result<Vec<i64>> {
     let asking = || BenchError::client("asking where the backlog ends");
     let ends = client.admin().list_offsets(queries).await.map_err(asking())?;
     ends.into_iter().map(|end| Ok(end.map_err(asking())?.offset)).collect()
-}
-
-/// Where a burst of this workload ends: all its copies are written on this machine. What is synced
-/// before it is acknowledged never meets the limit.
-fn burst(workload: &Workload) -> Option<u64> {
-    let bound = workload.volume == Volume::Burst && workload.durability == Durability::Memory;
-    let bytes = bound.then(dirty_limits).flatten().map(burst_bytes)?;
-    Some(bytes / u64::from(workload.replication_factor))
 }
 
 /// Takes all files below `dir` out of the page cache.

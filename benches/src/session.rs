@@ -200,10 +200,12 @@ async fn beside_one_broker(
     Ok((runs, comparisons))
 }
 
-/// Whether bytes that only go in are all there is to it: then copies of them can be made without a
-/// broker, and what those cost is a bound.
+/// Whether bytes that only go in, and wait for no disk, are all there is to it: then copies of them can
+/// be made without a broker, and what those cost is a yardstick.
 fn has_bare_copies(workload: &Workload) -> bool {
-    workload.kind == Kind::Produce && workload.rate.is_none()
+    workload.kind == Kind::Produce
+        && workload.durability == Durability::Memory
+        && workload.rate.is_none()
 }
 
 /// What a cluster is held against one broker by: what it costs, and how fast it is.

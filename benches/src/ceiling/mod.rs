@@ -142,6 +142,7 @@ impl Ceilings {
             recorder: Arc::clone(&recorder),
             stop: stop.clone(),
             quota: Arc::clone(&quota),
+            kept: false,
         };
         match ceiling {
             Ceiling::NullSink | Ceiling::PingPong => {

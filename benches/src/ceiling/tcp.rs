@@ -38,6 +38,8 @@ pub(super) struct Streams {
     pub(super) recorder: Arc<Recorder>,
     pub(super) stop: Stop,
     pub(super) quota: Arc<Quota>,
+    /// Whether what arrives is written.
+    pub(super) kept: bool,
 }
 
 /// Counts whole batches out of a stream of bytes.
@@ -102,6 +104,9 @@ pub(super) async fn upload(streams: Streams) -> Result<()> {
                 }
                 stream.write_all(call)?;
                 counted.add(call.len(), Recorder::produced);
+                if streams.kept {
+                    streams.recorder.appended(call.len() as u64);
+                }
             }
         }
         stream.shutdown(Shutdown::Write)?;
@@ -199,6 +204,7 @@ mod tests {
             recorder: Arc::new(Recorder::new()),
             stop: Stop::new(),
             quota: Arc::new(Quota::new(Some(records))),
+            kept: false,
         }
     }
 
