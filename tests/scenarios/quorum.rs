@@ -206,6 +206,24 @@ async fn a_single_broker_becomes_three_voters_and_one_again_by_command() {
     .await;
 }
 
+/// Its quorum sends it nothing more: it has to ask, and must not wait for a leader that has forgotten it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_taken_out_while_it_runs_goes_on_listening_and_may_vote_again() {
+    let nodes = Nodes::voting(3);
+    let all = nodes.until(1, "all three vote", |cluster| voters(cluster) == [1, 2, 3]).await;
+    let leader = all.leader.expect("they voted").0;
+    let out = (1..=3).find(|id| *id != leader).expect("two do not lead");
+    let [admin, own] = [nodes.admin(leader as usize).await, nodes.admin(out as usize).await];
+    admin.remove_voter(BrokerId(out), None).await.expect("two are left");
+    create(&admin, "made-without-it").await;
+    wait::until("it hears of what was made without it", async || {
+        names(&own).await.contains(&"made-without-it".to_owned())
+    })
+    .await;
+    wait::until("it votes again", async || admin.add_voter(BrokerId(out)).await.is_ok()).await;
+    nodes.until(out as usize, "all three vote", |cluster| voters(cluster) == [1, 2, 3]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_belong_is_told_what_to_do() {
     let (data, joined, wiped, strange) = (data_dir(), data_dir(), data_dir(), data_dir());

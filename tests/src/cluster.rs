@@ -2,15 +2,18 @@
 //! their disks filled, their logs compared.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use riverrun_client::{Admin, BrokerPresence, Client, ClusterDescription, QuorumRole};
+use futures::future::join_all;
+use riverrun_client::{Admin, BrokerPresence, Client, ClusterDescription};
 use riverrun_proto::rpc::v1;
 use rustix::process::Signal;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
+use v1::{broker_state::Presence, quorum_node::Role};
 
 use crate::{
     disk::{Filling, SmallDisk},
@@ -21,6 +24,9 @@ use crate::{
     raw::Raw,
     wait,
 };
+
+/// How long one node may take to say what it knows; others are believed then.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A cluster of nodes 1, 2, …; the first founded it, and all vote.
 #[derive(Debug)]
@@ -286,27 +292,28 @@ impl Cluster {
 
     /// Waits until all vote and take part.
     pub async fn until_all_take_part(&self) {
-        let (admin, count) = (self.admin().await, self.len());
+        let count = self.len();
         wait::until("all vote and take part", async || {
-            admin.describe_cluster().await.is_ok_and(|cluster| {
-                let voter = |node: &&riverrun_client::QuorumNode| node.role == QuorumRole::Voter;
-                cluster.nodes.iter().filter(voter).count() == count
-                    && (1..=count).all(|id| presence(&cluster, id) == Some(BrokerPresence::Active))
-            })
+            let Some(cluster) = self.described().await else { return false };
+            let voters = cluster.nodes.iter().filter(|node| node.role() == Role::Voter).count();
+            let active = |broker: &&v1::BrokerState| broker.presence() == Presence::Active;
+            voters == count && cluster.brokers.iter().filter(active).count() == count
         })
         .await;
     }
 
-    /// Waits until all partitions of `topic` have a leader and so many members in their ISR.
+    /// Waits until all partitions of `topic` have a leader and so many members in their ISR, and none
+    /// moves.
     pub async fn until_in_sync(&self, topic: &str, members: usize) {
-        let admin = self.admin().await;
-        let mut last = None;
+        let mut last = Vec::new();
         let in_sync = wait::within_a_hang(async || {
-            last = admin.topic(topic).await.ok();
-            last.as_ref().is_some_and(|topic| {
-                let mut partitions = topic.partitions.iter();
-                partitions.all(|p| p.leader.is_some() && p.in_sync_replicas.len() == members)
-            })
+            last = self.registered(topic).await;
+            let settled = |p: &v1::PartitionDescription| {
+                p.leader.is_some()
+                    && p.in_sync_replicas.len() == members
+                    && p.reassignment.is_none()
+            };
+            !last.is_empty() && last.iter().all(settled)
         })
         .await;
         assert!(in_sync, "{topic} never has {members} in sync everywhere: {last:#?}");
@@ -314,17 +321,45 @@ impl Cluster {
 
     /// Who leads a partition; waits until somebody does.
     pub async fn leader_of(&self, topic: &str, partition: u32) -> usize {
-        let admin = self.admin().await;
         let mut leader = None;
         wait::until("somebody leads", async || {
-            leader =
-                admin.topic(topic).await.ok().and_then(|topic| {
-                    topic.partitions.iter().find(|p| p.index == partition)?.leader
-                });
+            let registered = self.registered(topic).await;
+            let at = registered.into_iter().find(|p| p.partition.cast_unsigned() == partition);
+            leader = at.and_then(|partition| partition.leader);
             leader.is_some()
         })
         .await;
-        leader.expect("it was waited for").0 as usize
+        leader.expect("it was waited for") as usize
+    }
+
+    /// The partitions of `topic`, each as whoever knows most of it tells: who was cut off tells old news.
+    /// Nobody commits anything by news that nobody tells, as a leader knows its own.
+    async fn registered(&self, topic: &str) -> Vec<v1::PartitionDescription> {
+        let told = self.ask(async |node| node.partitions(topic).await).await;
+        let mut newest: BTreeMap<i32, v1::PartitionDescription> = BTreeMap::new();
+        for partition in told.into_iter().flatten() {
+            match newest.entry(partition.partition) {
+                Entry::Vacant(place) => _ = place.insert(partition),
+                Entry::Occupied(mut known) => {
+                    if known.get().partition_epoch < partition.partition_epoch {
+                        known.insert(partition);
+                    }
+                }
+            }
+        }
+        newest.into_values().collect()
+    }
+
+    /// The cluster, as whoever knows most of it tells.
+    async fn described(&self) -> Option<v1::DescribeClusterResponse> {
+        let told = self.ask(async |node| node.cluster().await).await;
+        told.into_iter().max_by_key(|cluster| cluster.metadata_offset)
+    }
+
+    /// What those say that serve, and are not paused.
+    async fn ask<T>(&self, question: impl AsyncFn(Raw) -> Option<T>) -> Vec<T> {
+        let asked = self.up().into_iter().map(|node| timeout(ANSWER_MAX, question(self.raw(node))));
+        join_all(asked).await.into_iter().filter_map(|told| told.ok().flatten()).collect()
     }
 
     /// Compares what the replicas of `topic` have on their disks, byte for byte, up to the high
@@ -333,13 +368,15 @@ impl Cluster {
     /// # Panics
     /// If they differ.
     pub async fn assert_replicas_equal(&self, topic: &v1::Topic) {
-        let brokers = self.raws();
+        let (brokers, registered) = (self.raws(), self.registered(&topic.name).await);
         for partition in &topic.partitions {
             let index = partition.partition;
             let leader = load::leader(&brokers, topic, index).await;
             let end = leader.latest(topic, index).await.expect("it leads");
             assert!(end > 0, "something was written");
-            let logs: BTreeMap<u32, Vec<(i64, Vec<u8>)>> = partition
+            let registered = registered.iter().find(|p| p.partition == index);
+            let logs: BTreeMap<u32, Vec<(i64, Vec<u8>)>> = registered
+                .expect("it has this partition")
                 .replicas
                 .iter()
                 .map(|id| (*id, self.log(*id, topic, index, end)))

@@ -13,9 +13,11 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use v1::{
-    admin_service_client::AdminServiceClient, consume_service_client::ConsumeServiceClient,
-    fetch_stream_request, metadata_service_client::MetadataServiceClient, offset_result,
-    partition_data, produce_service_client::ProduceServiceClient, read_from, record_result,
+    admin_service_client::AdminServiceClient, cluster_service_client::ClusterServiceClient,
+    consume_service_client::ConsumeServiceClient, fetch_stream_request,
+    metadata_service_client::MetadataServiceClient, offset_result, partition_data,
+    partition_service_client::PartitionServiceClient, produce_service_client::ProduceServiceClient,
+    read_from, record_result,
 };
 
 use crate::wait::{self, soon};
@@ -110,6 +112,21 @@ impl Raw {
             Some(v1::topic_result::Outcome::Topic(topic)) => Some(topic),
             _ => None,
         })
+    }
+
+    /// The partitions of a topic, if this broker knows it and answers.
+    pub async fn partitions(&self, topic: &str) -> Option<Vec<v1::PartitionDescription>> {
+        let request =
+            v1::DescribePartitionsRequest { topic: topic.to_owned(), ..Default::default() };
+        let mut partitions = PartitionServiceClient::new(self.channel.clone());
+        Some(partitions.describe_partitions(request).await.ok()?.into_inner().partitions)
+    }
+
+    /// The cluster, if this broker answers.
+    pub async fn cluster(&self) -> Option<v1::DescribeClusterResponse> {
+        let mut cluster = ClusterServiceClient::new(self.channel.clone());
+        let described = cluster.describe_cluster(v1::DescribeClusterRequest {}).await;
+        described.ok().map(tonic::Response::into_inner)
     }
 
     /// Writes records to a partition by the easy path; their offsets, or the first error.

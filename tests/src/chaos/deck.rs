@@ -42,6 +42,12 @@ pub enum Kind {
     FullDisk,
     /// All nodes stop in order and start again, one after the other.
     RollingRestart,
+    /// A partition is to be on other nodes, or on the same ones in another order.
+    Move,
+    /// What is sent to replicas that are being added is held back.
+    Throttle,
+    /// A node votes no more in the metadata quorum.
+    TakeVote,
 }
 
 /// Chance, and what comes next.
@@ -56,7 +62,7 @@ pub struct Deck {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillQuorumLeader,
@@ -72,6 +78,9 @@ impl Kind {
         Self::SlowLink,
         Self::FullDisk,
         Self::RollingRestart,
+        Self::Move,
+        Self::Throttle,
+        Self::TakeVote,
     ];
 }
 
@@ -93,6 +102,9 @@ impl fmt::Display for Kind {
             Self::SlowLink => "slow a link",
             Self::FullDisk => "fill a disk",
             Self::RollingRestart => "restart all in turn",
+            Self::Move => "move a partition",
+            Self::Throttle => "throttle moves",
+            Self::TakeVote => "take a vote",
         })
     }
 }
@@ -108,11 +120,7 @@ impl Deck {
     /// The next fault.
     pub fn draw(&mut self) -> Kind {
         if self.left.is_empty() {
-            self.left = self.kinds.clone();
-            for at in (1..self.left.len()).rev() {
-                let other = self.below(at + 1);
-                self.left.swap(at, other);
-            }
+            self.left = self.shuffled(&self.kinds.clone());
         }
         self.left.pop().expect("a deck has cards")
     }
@@ -130,6 +138,16 @@ impl Deck {
     /// One of them.
     pub fn pick<T: Copy>(&mut self, among: &[T]) -> T {
         among[self.below(among.len())]
+    }
+
+    /// All of them, in any order.
+    pub fn shuffled<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
+        let mut all = all.to_vec();
+        for at in (1..all.len()).rev() {
+            let other = self.below(at + 1);
+            all.swap(at, other);
+        }
+        all
     }
 
     /// Two different ones of them.
@@ -158,11 +176,11 @@ mod tests {
     fn each_kind_comes_once_a_deal_and_a_seed_is_an_order() {
         let deal = |seed| {
             let mut deck = Deck::new(seed, Kind::ALL.to_vec());
-            (0..30).map(|_| deck.draw()).collect::<Vec<_>>()
+            (0..36).map(|_| deck.draw()).collect::<Vec<_>>()
         };
         let kinds = deal(7);
-        for half in kinds.chunks(15) {
-            assert_eq!(half.iter().collect::<BTreeSet<_>>().len(), 15);
+        for half in kinds.chunks(18) {
+            assert_eq!(half.iter().collect::<BTreeSet<_>>().len(), 18);
         }
         assert_eq!(kinds, deal(7));
         assert_ne!(kinds, deal(8));
@@ -173,8 +191,8 @@ mod tests {
         let mut deck = Deck::new(1, Kind::ALL.to_vec());
         let first = deck.draw();
         deck.put_back(first);
-        let rest: BTreeSet<_> = (0..15).map(|_| deck.draw()).collect();
-        assert_eq!(rest.len(), 15);
+        let rest: BTreeSet<_> = (0..18).map(|_| deck.draw()).collect();
+        assert_eq!(rest.len(), 18);
     }
 
     #[test]

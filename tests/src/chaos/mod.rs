@@ -36,6 +36,9 @@ use crate::{
 /// Records acknowledged in each topic before the first fault and after the last.
 const SETTLED_RECORDS: usize = 50;
 
+/// Of each topic.
+const PARTITIONS: u32 = 2;
+
 /// The node whose disk can be filled, and how large that is. Large enough for an epoch.
 const SMALL_DISK: (usize, u64) = (1, 192);
 
@@ -196,7 +199,8 @@ async fn make_topics(admin: &Admin, epoch: usize, storm: &mut Storm) -> Vec<v1::
     let mut topics = Vec::new();
     for (durability, replicas, min_isr) in kinds {
         let name = format!("epoch-{epoch}-{durability}-{replicas}");
-        let topic = admin.create_topic(name.as_str()).partitions(2).replication_factor(replicas);
+        let topic =
+            admin.create_topic(name.as_str()).partitions(PARTITIONS).replication_factor(replicas);
         // Small segments, so that rolls and cuts at their edges happen.
         let configs = [
             ("durability", durability),
@@ -207,7 +211,12 @@ async fn make_topics(admin: &Admin, epoch: usize, storm: &mut Storm) -> Vec<v1::
         let topic = configs.iter().fold(topic, |topic, (key, value)| topic.config(*key, *value));
         topic.send().await.expect("all are there");
         storm.cluster.until_in_sync(&name, replicas as usize).await;
-        topics.push(storm.cluster.raw(1).topic(&name).await.expect("it was just made"));
+        wait::until("the first has heard of it", async || {
+            let made = storm.cluster.raw(1).topic(&name).await;
+            topics.extend(made);
+            topics.last().is_some_and(|topic: &v1::Topic| topic.name == name)
+        })
+        .await;
     }
     storm.aim_at(topics.iter().map(|t| (t.name.clone(), t.replication_factor as usize)).collect());
     topics

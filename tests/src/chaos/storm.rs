@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use riverrun_client::{Admin, Topic};
+use riverrun_client::{Admin, BrokerId, QuorumRole, Topic};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::deck::{Deck, Kind};
-use crate::{clock, cluster::Cluster};
+use super::{
+    PARTITIONS,
+    deck::{Deck, Kind},
+};
+use crate::{clock, cluster::Cluster, wait};
 
 /// How long whoever is asked for leaders may take; then chance decides who is struck.
 const ASK: Duration = Duration::from_secs(2);
@@ -16,6 +19,9 @@ const HOLD_MIN: Duration = Duration::from_millis(300);
 
 /// Between two looks at what is due.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How fast a replica that is being added is filled, in bytes a second, where that is held back.
+const THROTTLES: [u64; 3] = [4 << 10, 64 << 10, 1 << 20];
 
 /// How slow a slow link is, each way.
 const SLOW: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(400));
@@ -45,6 +51,8 @@ enum Undo {
     Rejoin(usize),
     Quicken(usize, usize),
     MakeRoom(usize),
+    LiftThrottle,
+    GiveVote(usize),
 }
 
 // === impl Storm ===
@@ -92,10 +100,18 @@ impl Storm {
 
     /// Everything is undone, and everybody serves.
     pub async fn clear(&mut self) {
-        for (_, undo) in std::mem::take(&mut self.under_way) {
+        let (asked, done): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.under_way).into_iter().partition(|(_, undo)| undo.is_asked());
+        for (_, undo) in done {
             self.undo(undo).await;
         }
         self.cluster.settle().await;
+        // Whoever is asked has to be there, and a leader of the quorum.
+        for (_, undo) in asked {
+            self.say(&format!("    {undo:?}"));
+            let admin = self.cluster.admin().await;
+            wait::until(&format!("{undo:?}"), async || undo.ask(&admin).await).await;
+        }
     }
 
     /// Lets time pass; undoes what is due.
@@ -127,6 +143,12 @@ impl Storm {
             Undo::Rejoin(node) => self.cluster.links().rejoin(node),
             Undo::Quicken(a, b) => self.cluster.links().delay(a, b, Duration::ZERO),
             Undo::MakeRoom(node) => self.cluster.make_room(node),
+            Undo::LiftThrottle | Undo::GiveVote(_) => {
+                let admin = self.cluster.admin().await;
+                if !undo.ask(&admin).await {
+                    self.until(ASK, undo);
+                }
+            }
         }
     }
 
@@ -192,6 +214,33 @@ impl Storm {
                 self.say(&format!("{kind}"));
                 self.restart_all_in_turn().await;
             }
+            Kind::Move => {
+                let (topic, replicas) = self.topics[self.deck.below(self.topics.len())].clone();
+                let partition = self.deck.below(PARTITIONS as usize) as u32;
+                let mut to = self.deck.shuffled(&all);
+                to.truncate(replicas);
+                self.say(&format!("{kind}: {topic}/{partition} to {to:?}"));
+                let to: Vec<_> = to.into_iter().map(|node| BrokerId(node as u32)).collect();
+                let admin = self.cluster.admin().await;
+                let of = (topic.as_str(), partition);
+                return accepted(admin.reassign_partition(of, &to, None)).await;
+            }
+            Kind::Throttle => {
+                let rate = self.deck.pick(&THROTTLES);
+                self.say(&format!("{kind}: {rate} bytes a second, for {hold:?}"));
+                let admin = self.cluster.admin().await;
+                let is_held = accepted(admin.throttle_moves(Some(rate))).await;
+                // Whoever did not answer may have taken it.
+                self.until(hold, Undo::LiftThrottle);
+                return is_held;
+            }
+            Kind::TakeVote => {
+                self.say(&format!("{kind}: of node {a}, for {hold:?}"));
+                let admin = self.cluster.admin().await;
+                let is_taken = accepted(admin.remove_voter(BrokerId(a as u32), None)).await;
+                self.until(hold, Undo::GiveVote(a));
+                return is_taken;
+            }
         }
         true
     }
@@ -229,6 +278,37 @@ impl Storm {
         match asked.ok().flatten() {
             Some(node) => up.contains(&node).then_some(node),
             None => (!up.is_empty()).then(|| up[anybody % up.len()]),
+        }
+    }
+}
+
+/// Whether somebody does what was asked, in time.
+async fn accepted<T>(asked: impl Future<Output = riverrun_client::Result<T>>) -> bool {
+    matches!(timeout(ASK, asked).await, Ok(Ok(_)))
+}
+
+// === impl Undo ===
+
+impl Undo {
+    /// Whether brokers are asked for it, as long as it takes; everything else is done.
+    const fn is_asked(self) -> bool {
+        matches!(self, Self::LiftThrottle | Self::GiveVote(_))
+    }
+
+    /// Asks; whether it is so now.
+    async fn ask(self, admin: &Admin) -> bool {
+        match self {
+            Self::LiftThrottle => accepted(admin.throttle_moves(None)).await,
+            Self::GiveVote(node) => {
+                let node = BrokerId(node as u32);
+                // Whoever votes already is refused.
+                let _ = timeout(ASK, admin.add_voter(node)).await;
+                let described = timeout(ASK, admin.describe_cluster()).await;
+                matches!(described, Ok(Ok(cluster)) if cluster.nodes.iter().any(|known| {
+                    known.id == node && known.role == QuorumRole::Voter
+                }))
+            }
+            _ => true,
         }
     }
 }

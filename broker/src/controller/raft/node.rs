@@ -259,7 +259,7 @@ impl Node {
 
     /// Who leads, as far as this node knows.
     pub(super) fn leader(&self) -> Option<Leader> {
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || self.is_forsaken() {
             return None;
         }
         let id = VoterId(self.raw.raft.leader_id);
@@ -323,6 +323,13 @@ impl Node {
         }
         self.choose_election_timeout();
         self.checkpoint_if_due();
+    }
+
+    /// Nobody leads whom this node hears. A voter stands for election then, and forgets who led; who does
+    /// not vote goes on believing in the last leader, whose quorum may have forgotten it.
+    fn is_forsaken(&self) -> bool {
+        let raft = &self.raw.raft;
+        !raft.promotable() && raft.pass_election_timeout()
     }
 
     /// Raft will answer a round of reads. It drops those that come to a leader that has committed

@@ -257,6 +257,12 @@ async fn three_nodes_grow_from_one() {
     nodes[2].propose(create(2, "b", &[&[1]])).await.unwrap();
     first.read_barrier().await.unwrap();
     assert_eq!(first.image().topics().len(), 2);
+
+    // Taken out, it is sent nothing more: it must not believe in the last leader it heard.
+    nodes[2].change(&[Step::Leave(first.voter().id)]).await.unwrap();
+    first.leader().wait_for(Option::is_none).await.unwrap();
+    nodes[2].change(&[Step::Listen(first.voter())]).await.unwrap();
+    assert_eq!(leads(&first).await.node, heir.node);
     // A node's thread must not be the last to hold another node.
     for node in &nodes {
         node.shutdown().await;
