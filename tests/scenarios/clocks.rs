@@ -2,7 +2,7 @@
 //! the metadata quorum. Whoever set them up is told whose and how far, and no record goes for its age by a
 //! clock that nobody else agrees with.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use riverrun_client::{BrokerPresence, BrokerState, ClusterDescription};
 use riverrun_proto::rpc::v1;
@@ -108,24 +108,6 @@ impl Scene {
         let kept = raw.edge(&by_age, old, v1::Edge::Earliest).await;
         assert_eq!(kept, 0, "deleted by a clock that is wrong");
     }
-
-    /// What `riverrun cluster health` finds, asked of `node`.
-    fn health(&self, node: usize) -> Vec<String> {
-        let ran = Command::new(env!("CARGO_BIN_EXE_riverrun-under-test"))
-            .args([
-                "-b",
-                &self.nodes.options[node - 1].address(),
-                "cluster",
-                "health",
-                "-o",
-                "json",
-            ])
-            .output()
-            .expect("the binary under test exists");
-        let found: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("it prints JSON");
-        let problems = found["problems"].as_array().expect("a list").iter();
-        problems.filter_map(|problem| problem.as_str().map(str::to_owned)).collect()
-    }
 }
 
 fn clock(dir: &Path, node: usize) -> SkewedClock {
@@ -176,7 +158,7 @@ async fn a_broker_that_comes_with_a_clock_hours_ahead_is_not_taken_in_before_it_
         status == 503 && told.iter().all(|told| why.contains(told) && said.contains(told))
     })
     .await;
-    let health = scene.health(asked);
+    let health = scene.nodes.health(asked);
     let named = format!("the clock of broker {comes} is 7");
     assert!(health.iter().any(|problem| problem.contains(&named)), "{health:?}");
     scene.deletes_for_size_alone(asked).await;
@@ -251,7 +233,7 @@ async fn where_the_clock_of_the_quorums_leader_jumps_nobody_is_fenced_and_nothin
     for node in 1..=3 {
         scene.deletes_for_size_alone(node).await;
     }
-    let health = scene.health(leader % 3 + 1);
+    let health = scene.nodes.health(leader % 3 + 1);
     let named = format!("agree with that of broker {leader}");
     assert!(health.iter().any(|problem| problem.contains(&named)), "{health:?}");
 

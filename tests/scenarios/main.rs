@@ -27,6 +27,7 @@ mod quorum;
 mod racks;
 mod replication;
 mod retention;
+mod rolling;
 mod strangers;
 mod throttled;
 mod tls;

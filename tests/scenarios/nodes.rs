@@ -1,6 +1,6 @@
 //! Several processes that are one cluster.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use riverrun_client::{Admin, BrokerPresence, Client, ClusterDescription, QuorumRole};
 use riverrun_tests::{
@@ -93,6 +93,17 @@ impl Nodes {
                 && (1..=count).all(|id| presence(cluster, id) == Some(BrokerPresence::Active))
         })
         .await;
+    }
+
+    /// What `riverrun cluster health` finds, asked of `node`.
+    pub(crate) fn health(&self, node: usize) -> Vec<String> {
+        let ran = Command::new(env!("CARGO_BIN_EXE_riverrun-under-test"))
+            .args(["-b", &self.options[node - 1].address(), "cluster", "health", "-o", "json"])
+            .output()
+            .expect("the binary under test exists");
+        let found: serde_json::Value = serde_json::from_slice(&ran.stdout).expect("it prints JSON");
+        let problems = found["problems"].as_array().expect("a list").iter();
+        problems.filter_map(|problem| problem.as_str().map(str::to_owned)).collect()
     }
 
     pub(crate) fn node(&self, node: usize) -> &BrokerProcess {

@@ -1,9 +1,12 @@
 //! Three processes, one metadata quorum: any of them takes changes, any of them may be killed, and
 //! nobody gets in who does not belong there.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, time::Duration};
 
-use riverrun_client::{Admin, BrokerId, BrokerPresence, ClusterDescription};
+use futures::StreamExt as _;
+use riverrun_client::{
+    Admin, BrokerId, BrokerPresence, Client, ClusterDescription, Position, Record,
+};
 use riverrun_tests::{process::BrokerOptions, wait};
 
 use crate::{
@@ -222,6 +225,66 @@ async fn a_voter_that_is_taken_out_while_it_runs_goes_on_listening_and_may_vote_
     .await;
     wait::until("it votes again", async || admin.add_voter(BrokerId(out)).await.is_ok()).await;
     nodes.until(out as usize, "all three vote", |cluster| voters(cluster) == [1, 2, 3]).await;
+}
+
+/// Two brokers that do not vote, and three that do, none of which is left: metadata stands still, says
+/// so, and records go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_acks_all_goes_on_and_everybody_says_what_does_not() {
+    let voting = "controller.quorum.auto.join.enable";
+    let mut nodes = Nodes::voting_as(5, |n, options| match n {
+        1..=3 => options,
+        _ => options.set(voting, "false"),
+    });
+    nodes
+        .until(1, "three vote, and all take part", |cluster| {
+            let active = |id| presence(cluster, id) == Some(BrokerPresence::Active);
+            voters(cluster) == [1, 2, 3] && (1..=5).all(active)
+        })
+        .await;
+    let admin = nodes.admin(4).await;
+    let topic = admin.create_topic("kept").replication_factor(2).config("min.insync.replicas", "2");
+    topic.send().await.expect("all are there");
+    let both = [BrokerId(4), BrokerId(5)];
+    admin.reassign_partition(("kept", 0), &both, None).await.expect("all are there");
+    wait::until("both have it, and nobody else", async || {
+        let topic = admin.topic("kept").await.expect("it exists");
+        let mut isr = topic.partitions[0].in_sync_replicas.clone();
+        isr.sort_unstable();
+        isr == both && topic.partitions[0].replicas.len() == 2
+    })
+    .await;
+    let left = [4, 5].map(|node| nodes.options[node - 1].address());
+    let client = Client::builder().bootstrap_servers(left).build().await.expect("valid settings");
+    let producer = client.producer().build().await.expect("valid settings");
+    let send = async |n: i32| {
+        let record = Record::to("kept").value(n.to_string()).partition(0);
+        producer.send(record).await.expect("it is open").await.expect("two have it");
+    };
+    let consumer = client.consumer().assign([("kept", 0, Position::Earliest)]);
+    let mut consumer = consumer.build().await.expect("valid settings");
+    let mut reads = async |n: i32| {
+        let record = wait::soon("a record", consumer.next()).await.expect("it never ends");
+        let record = record.expect("nothing is wrong with it");
+        assert_eq!(record.value(), Some(n.to_string().as_bytes()));
+    };
+    send(0).await;
+    reads(0).await;
+
+    (1..=3).for_each(|node| nodes.kill(node));
+    for node in [4, 5] {
+        let unled = |cluster: &ClusterDescription| cluster.leader.is_none();
+        nodes.until(node, "nobody is taken for the leader", unled).await;
+        let health = nodes.health(node);
+        assert!(health.iter().any(|problem| problem.contains("quorum")), "{health:?}");
+    }
+    for n in 1..200 {
+        send(n).await;
+        reads(n).await;
+    }
+    let hasty = client.admin().timeout(Duration::from_secs(3));
+    let refused = hasty.create_topic("not-made").send().await.expect_err("nobody decides");
+    assert!(refused.to_string().contains("metadata quorum"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

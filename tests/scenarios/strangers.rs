@@ -52,6 +52,22 @@ async fn a_node_that_tells_the_address_of_another_is_refused_and_told_so() {
     assert_unharmed(&nodes).await;
 }
 
+/// Clients would ask the second for what the fourth leads, for as long as they have patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_sends_clients_to_another_is_refused_and_told_so() {
+    let (nodes, data) = (three().await, data_dir());
+    let second = nodes.options[1].address();
+    let port = second.rsplit(':').next().expect("it has a port");
+    let refused = node(4, data.path())
+        .set("controller.quorum.bootstrap.servers", &nodes.options[0].internal_address())
+        .set("network.advertised.port", port)
+        .start_refused();
+    for said in [&*second, "broker 2 is reached", "network.advertised.port"] {
+        assert!(refused.said.contains(said), "{said}: {}", refused.said);
+    }
+    assert_unharmed(&nodes).await;
+}
+
 /// A port at which nobody listens, told by a node that was a member before: it waits, and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_tells_a_wrong_address_waits_and_says_why() {

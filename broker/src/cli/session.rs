@@ -183,8 +183,10 @@ impl From<Error> for Failure {
             ErrorKind::Connection | ErrorKind::Timeout => {
                 failure.advise("is the broker up? riverrun topic list")
             }
-            ErrorKind::Security => failure
-                .advise("say whom to believe: --tls-ca FILE, or the variable RIVERRUN_TLS_CA"),
+            ErrorKind::Security => failure.advise(
+                "say whom to believe (--tls-ca FILE), and who you are where brokers ask for it \
+                 (--tls-cert FILE --tls-key FILE)",
+            ),
             ErrorKind::TooLarge => failure
                 .advise("allow more: riverrun topic alter TOPIC --config max.message.bytes=BYTES"),
             _ => failure,

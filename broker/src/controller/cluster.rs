@@ -34,6 +34,8 @@ use crate::metadata::{Command, MetadataImage, MetadataOffset, record};
 pub const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before a leader that could not be reached, or does not lead any more, is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// How long a change of voters may take to get here; then it is told as it was.
+const VOTERS_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an answered command may take to get here.
 const ARRIVAL_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -89,7 +91,12 @@ impl ClusterQuorum {
                 };
                 match made {
                     Err(ChangeError::NotLeader { leader: Some(_) }) => sleep(ASK_AGAIN).await,
-                    made => return made.map(|()| self.here.voters()),
+                    Ok(()) => {
+                        // Made elsewhere, it is on its way here; not to one that was taken out.
+                        let _ = timeout(VOTERS_PATIENCE, self.here.read_barrier()).await;
+                        return Ok(self.here.voters());
+                    }
+                    Err(why) => return Err(why),
                 }
             }
         };

@@ -72,6 +72,13 @@ impl Partition {
         self.reassignment.as_ref().map_or(&self.replicas, |reassignment| &reassignment.to)
     }
 
+    /// Whether `broker` has a replica that is to be in sync, with a leader that it can follow, and is not.
+    /// One that comes or goes with a reassignment is not to be: moves may take hours.
+    pub fn is_to_catch_up(&self, broker: BrokerId) -> bool {
+        let stays = self.assigned().contains(&broker) && self.adding().all(|new| new != broker);
+        stays && self.leader.is_some() && !self.isr.contains(&broker)
+    }
+
     /// Replicas that are coming, for a reassignment that is under way.
     pub fn adding(&self) -> impl Iterator<Item = BrokerId> {
         let under_way = self.reassignment.iter();
@@ -115,5 +122,28 @@ impl Partition {
     /// Whether anything can be committed.
     pub fn isr_suffices(&self) -> bool {
         self.isr.len() >= self.effective_min_isr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_to_catch_up_is_neither_in_sync_nor_on_the_move_and_has_somebody_to_follow() {
+        let [one, two, three, four] = [1, 2, 3, 4].map(BrokerId);
+        let mut partition = Partition::new(vec![one, two, three], 2);
+        let behind = |partition: &Partition| {
+            [one, two, three, four].map(|broker| partition.is_to_catch_up(broker))
+        };
+        assert_eq!(behind(&partition), [false; 4]);
+        partition.isr = vec![one];
+        assert_eq!(behind(&partition), [false, true, true, false]);
+        partition.replicas.push(four);
+        let (from, to) = (vec![one, two, three], vec![one, two, four]);
+        partition.reassignment = Some(Reassignment { from, to });
+        assert_eq!(behind(&partition), [false, true, false, false]);
+        partition.leader = None;
+        assert_eq!(behind(&partition), [false; 4]);
     }
 }

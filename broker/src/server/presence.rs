@@ -123,6 +123,13 @@ impl OwnPresence {
         self.quorum.image().broker(self.me).map(|broker| broker.presence)
     }
 
+    /// Replicas here that have yet to catch up.
+    pub(super) fn replicas_behind(&self) -> usize {
+        let image = self.quorum.image();
+        let partitions = image.topics().flat_map(|topic| topic.partitions());
+        partitions.filter(|(_, partition)| partition.is_to_catch_up(self.me)).count()
+    }
+
     /// Asks for leave, and waits a little until others lead what this broker led; and hands on the
     /// lead of the quorum. A broker that nobody answers stops all the same.
     pub(super) async fn leave(&self) {

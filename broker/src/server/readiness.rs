@@ -1,6 +1,9 @@
 //! Whether the broker takes requests.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio::task::AbortHandle;
 
@@ -24,6 +27,9 @@ struct Serving {
     registry: Arc<Registry>,
     grpc: AbortHandle,
     presence: OwnPresence,
+    /// All replicas were in sync once since it started. What falls behind later is for people: whoever
+    /// takes traffic from a broker that is slow for a while makes it worse.
+    caught_up: AtomicBool,
 }
 
 impl Stage {
@@ -41,24 +47,32 @@ impl Stage {
         presence: OwnPresence,
     ) {
         // A broker starts once.
-        let _ = self.serving.set(Serving { directory, registry, grpc, presence });
+        let _ = self.serving.set(Serving {
+            directory,
+            registry,
+            grpc,
+            presence,
+            caught_up: AtomicBool::new(false),
+        });
     }
 
     /// Ready while it serves: the directory is sound, the metadata is followed, nobody asked it to
-    /// stop. A full disk is no reason: reads go on; nor is a wall clock that went wrong, which is for
+    /// stop; after a start only once its replicas are in sync again, so that whoever restarts brokers one
+    /// after the other waits for it before the next. A full disk is no reason: reads go on; nor is a wall clock that went wrong, which is for
     /// people (`riverrun cluster health`): where the leader of the quorum is wrong, all would be unready.
     pub(super) fn readiness(&self) -> Readiness {
         let not_ready = |why: &str| Readiness::NotReady(why.to_owned());
         if self.shutdown.is_draining() {
             return not_ready("the broker is stopping");
         }
-        let Some(Serving { directory, registry, grpc, presence }) = self.serving.get() else {
+        let Some(serving) = self.serving.get() else {
             let wrong_clock =
                 self.wall.off().map(|off| format!("the broker is not taken in: {off}"));
             return not_ready(
                 wrong_clock.as_deref().unwrap_or("the broker is starting: logs are being opened"),
             );
         };
+        let Serving { directory, registry, grpc, presence, caught_up } = serving;
         if let Err(failed) = directory.failure().check() {
             return Readiness::NotReady(failed.to_string());
         }
@@ -77,6 +91,16 @@ impl Stage {
         }
         if grpc.is_finished() {
             return not_ready("the gRPC service has ended; restart it");
+        }
+        if !caught_up.load(Ordering::Relaxed) {
+            let behind = presence.replicas_behind();
+            if behind > 0 {
+                return Readiness::NotReady(format!(
+                    "it serves, and {behind} of its replicas are not in sync again since it started: \
+                     stop no other broker now"
+                ));
+            }
+            caught_up.store(true, Ordering::Relaxed);
         }
         Readiness::Ready
     }

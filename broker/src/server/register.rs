@@ -2,17 +2,21 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use riverrun_proto::{epoch::BrokerEpoch, ids::IncarnationId};
+use riverrun_proto::{
+    epoch::BrokerEpoch,
+    ids::{BrokerId, IncarnationId},
+};
 use tokio::time::sleep;
 
-use super::membership;
+use super::{StartError, membership};
 use crate::{
     config::Config,
     controller::{MetaProperties, MetaQuorum, QuorumError},
     metadata::{
-        Command, Endpoint, FeatureLevel, FeatureRange, Reply,
+        Command, Endpoint, FeatureLevel, FeatureRange, MetadataImage, Presence, Reply,
         command::{JoinBroker, RegisterBroker, SetFeatureLevel},
     },
+    peer::cluster::Refused,
 };
 
 /// Pause before a registration that nobody took is sent again.
@@ -46,6 +50,9 @@ impl Logs {
 ///
 /// In a cluster the broker is fenced until it is heard ([`presence`](super::presence)). `logs` says
 /// what the last run left; the caller has read the metadata log up to now.
+///
+/// # Errors
+/// The metadata log cannot be written, or clients would be sent to another broker in this one's place.
 pub(super) async fn register(
     quorum: &dyn MetaQuorum,
     config: &Config,
@@ -53,16 +60,18 @@ pub(super) async fn register(
     incarnation: IncarnationId,
     listeners: Listeners,
     logs: Logs,
-) -> Result<BrokerEpoch, QuorumError> {
+) -> Result<BrokerEpoch, StartError> {
     if quorum.image().feature_level() == FeatureLevel::NONE {
         let level = SetFeatureLevel { expected: FeatureLevel::NONE, level: FeatureLevel::INITIAL };
         quorum.propose(Command::SetFeatureLevel(level)).await?;
     }
+    let clients = for_clients(config, listeners.grpc);
+    check_for_clients(&quorum.image(), identity.node, &clients)?;
     let registration = RegisterBroker {
         broker: identity.node,
         incarnation,
         directory: identity.directory,
-        endpoints: vec![for_clients(config, listeners.grpc), for_nodes(config, listeners.internal)],
+        endpoints: vec![clients, for_nodes(config, listeners.internal)],
         rack: config.broker.rack.clone(),
         features: FeatureRange::SUPPORTED,
     };
@@ -83,9 +92,24 @@ pub(super) async fn register(
             Err(QuorumError::NotLeader { .. } | QuorumError::OutcomeUnknown(_)) => {
                 sleep(TRY_AGAIN).await;
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Whoever takes part is reached by its clients where it says. A broker that says the same would be given
+/// partitions to lead, and its clients would ask that one for them, for good.
+fn check_for_clients(image: &MetadataImage, me: BrokerId, at: &Endpoint) -> Result<(), Refused> {
+    let mut others = image.brokers().filter(|broker| broker.id != me);
+    let there =
+        others.find(|broker| broker.presence == Presence::Active && broker.endpoints.contains(at));
+    let Some(there) = there else { return Ok(()) };
+    Err(Refused(format!(
+        "clients would be told to reach it at {}:{}, where broker {} is reached: correct \
+         network.advertised.host and network.advertised.port. If that broker is gone, wait until it is \
+         fenced",
+        at.host, at.port, there.id
+    )))
 }
 
 /// What clients are told to dial.

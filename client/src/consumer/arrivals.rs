@@ -219,7 +219,11 @@ impl Fetcher {
         }
         let retry = self.shared.config.retry;
         let now = clock::now();
-        let hint = error.leader().cloned();
+        // Old news leads in circles, without a pause: another broker is asked.
+        let known = self.hints.get(&key).map(|(_, epoch)| *epoch);
+        let hint =
+            error.leader().filter(|hint| known.is_none_or(|epoch| hint.leader_epoch > epoch));
+        let hint = hint.cloned();
         cell.live.lock().retry_at(match &hint {
             Some(_) => now,
             None => now + partition::backoff(&retry, 0, &error),

@@ -67,9 +67,15 @@ pub(crate) struct Sender<P> {
     resume_at: Option<Instant>,
     /// Refusals since the last success.
     refusals: u32,
+    /// The newest leader epoch that a refusal named, and the newest that is believed: it was sent to.
+    hinted_epoch: i32,
+    believed_epoch: i32,
     /// The last success under this identity.
     last_success: Option<Instant>,
 }
+
+/// Below every leader epoch.
+const NO_EPOCH: i32 = -1;
 
 /// A batch, its place and what is known of it.
 #[derive(Debug)]
@@ -117,6 +123,8 @@ impl<P> Sender<P> {
             backoff: Duration::ZERO,
             resume_at: None,
             refusals: 0,
+            hinted_epoch: NO_EPOCH,
+            believed_epoch: NO_EPOCH,
             last_success: None,
         }
     }
@@ -219,11 +227,17 @@ impl<P> Sender<P> {
         } else if error.is_retriable() {
             flight.state = State::Waiting;
             self.draining = true;
-            let wait = error.retry_after().unwrap_or_else(|| policy.backoff(self.refusals, jitter));
-            // Who names the leader need not be waited for.
-            if error.leader().is_none() {
-                self.backoff = self.backoff.max(wait);
-            }
+            let wait = match error.leader() {
+                // News is followed at once.
+                Some(hint) if hint.leader_epoch > self.believed_epoch => {
+                    self.hinted_epoch = self.hinted_epoch.max(hint.leader_epoch);
+                    Duration::ZERO
+                }
+                // Whoever was named has not taken office, or is not where it is said to be.
+                Some(_) => policy.seeking(self.refusals, jitter),
+                None => policy.backoff(self.refusals, jitter),
+            };
+            self.backoff = self.backoff.max(error.retry_after().unwrap_or(wait));
             self.refusals = self.refusals.saturating_add(1);
         } else {
             let definite = !flight.uncertain;
@@ -369,6 +383,7 @@ impl<P> Sender<P> {
         );
         if self.draining && self.sent == 0 {
             self.draining = false;
+            self.believed_epoch = self.believed_epoch.max(self.hinted_epoch);
             let wait = std::mem::take(&mut self.backoff);
             self.resume_at = (!wait.is_zero()).then(|| now + wait);
         }

@@ -106,19 +106,29 @@ fn after_a_refusal_all_are_answered_before_all_go_again_in_order() {
 }
 
 #[test]
-fn a_leader_hint_needs_no_backoff_and_retry_after_wins() {
+fn news_of_a_leader_needs_no_backoff_and_retry_after_wins() {
     let mut it = Fixture::new(1);
     it.send();
-    let hint = crate::error::LeaderHint {
-        broker: riverrun_proto::ids::BrokerId(2),
-        address: "b2".parse().unwrap(),
-        leader_epoch: 1,
+    let refused_for = |leader_epoch| {
+        let broker_2 = riverrun_proto::ids::BrokerId(2);
+        let address = "b2".parse().unwrap();
+        let hint = crate::error::LeaderHint { broker: broker_2, address, leader_epoch };
+        Err(broker(Reason::NotLeaderOrFollower, true, true).with_leader(Some(hint)))
     };
-    let not_leader = broker(Reason::NotLeaderOrFollower, true, true);
-    it.answer(1, Err(not_leader.with_leader(Some(hint))));
+    it.answer(1, refused_for(1));
+    assert_eq!(it.send(), [(0, 0)]);
+    // The one that was named names itself, or an older one: asked again at once it would be for ever.
+    for (correlation_id, old_news) in [(2, 1), (3, 0)] {
+        it.answer(correlation_id, refused_for(old_news));
+        let resumes = it.sender.resume_at().expect("there is a pause");
+        assert!(resumes > it.now, "{old_news}");
+        it.now = resumes;
+        assert_eq!(it.send(), [(0, 0)]);
+    }
+    it.answer(4, refused_for(2));
     assert_eq!(it.send(), [(0, 0)]);
     let throttled = broker(Reason::ThrottlingQuotaExceeded, true, true);
-    it.answer(2, Err(throttled.with_retry_after(Some(Duration::from_secs(7)))));
+    it.answer(5, Err(throttled.with_retry_after(Some(Duration::from_secs(7)))));
     assert_eq!(it.sender.resume_at(), Some(it.now + Duration::from_secs(7)));
 }
 
