@@ -282,9 +282,11 @@ async fn without_a_majority_acks_all_goes_on_and_everybody_says_what_does_not() 
         send(n).await;
         reads(n).await;
     }
-    let hasty = client.admin().timeout(Duration::from_secs(3));
-    let refused = hasty.create_topic("not-made").send().await.expect_err("nobody decides");
+    // Longer than a broker waits for somebody to lead.
+    let patient = client.admin().timeout(Duration::from_secs(15));
+    let refused = patient.create_topic("not-made").send().await.expect_err("nobody decides");
     assert!(refused.to_string().contains("metadata quorum"), "{refused}");
+    assert!(refused.is_definite(), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

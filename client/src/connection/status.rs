@@ -50,7 +50,7 @@ pub(super) fn to_error(status: &Status) -> Error {
     }
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::Aborted | Code::Unknown => {
-            Error::connection(message).definite(false)
+            Error::connection(message).definite(never_left(status))
         }
         Code::DeadlineExceeded => {
             Error::new(ErrorKind::Timeout, message).retriable(true).definite(false)
@@ -64,6 +64,18 @@ pub(super) fn to_error(status: &Status) -> Error {
         Code::Internal if status.source().is_some() => Error::connection(message).definite(false),
         _ => Error::new(ErrorKind::Broker, message).definite(false),
     }
+}
+
+/// There was no connection that the call could have left on.
+fn never_left(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The status text with its chain of causes: "transport error" alone helps nobody.
@@ -138,6 +150,19 @@ mod tests {
             assert!(!error.is_definite(), "{code:?}");
         }
         assert!(to_error(&Status::unimplemented("")).is_definite());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_found_no_connection_did_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let channel = tonic::transport::Endpoint::from_shared(nobody).unwrap().connect_lazy();
+        let mut stub = v1::metadata_service_client::MetadataServiceClient::new(channel);
+        let status = stub.get_cluster(v1::GetClusterRequest {}).await.unwrap_err();
+        let error = to_error(&status);
+        assert_eq!((error.kind(), error.is_retriable()), (ErrorKind::Connection, true));
+        assert!(error.is_definite(), "{error}");
     }
 
     #[test]
