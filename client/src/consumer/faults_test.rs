@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use riverrun_proto::{ids::TopicId, reason::Reason};
+use riverrun_proto::{ids::TopicId, reason::Reason, rpc::v1};
 
 use super::*;
 use crate::test_broker::{TestCluster, error};
@@ -127,6 +127,28 @@ async fn once_and_in_order_under_random_faults() {
             }
         }
     }
+}
+
+/// Followed at once each time, it would be asked as often as the network takes it, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_names_itself_and_does_not_lead_is_asked_at_pauses() {
+    let (cluster, id, mut consumer) = filled(10, Position::Earliest).await;
+    expect(&mut consumer, 0..10).await;
+    let topic = cluster.client().await.admin().topic("t").await.unwrap();
+    let (leader, leader_epoch) = (topic.partitions[0].leader, topic.partitions[0].leader_epoch);
+    let broker_id = leader.expect("somebody leads").0;
+    let host = format!("b{broker_id}");
+    let hint = v1::LeaderHint { broker_id, host, port: 9190, leader_epoch };
+    cluster.faults(|faults| {
+        let refused = error(Reason::NotLeaderOrFollower, true, true);
+        faults.fetch_errors.insert((id, 0), v1::Error { leader: Some(hint), ..refused });
+        faults.fetch_errors_again = 20;
+    });
+    let start = clock::now();
+    fill(&cluster, 0, 10, 20, 10);
+    expect(&mut consumer, 10..20).await;
+    assert_eq!(cluster.state().faults.fetch_errors_again, 0, "it was refused so often");
+    assert!(clock::now() > start, "and waited in between");
 }
 
 #[tokio::test(start_paused = true)]

@@ -205,7 +205,14 @@ impl Broker {
         }
         let topic = TopicId::from_bytes(&key.0).unwrap();
         let at = (topic, key.1.cast_unsigned());
-        let fault = state.faults.fetch_errors.remove(&at);
+        let faults = &mut state.faults;
+        let fault = match faults.fetch_errors_again.checked_sub(1) {
+            Some(again) if faults.fetch_errors.contains_key(&at) => {
+                faults.fetch_errors_again = again;
+                faults.fetch_errors.get(&at).cloned()
+            }
+            _ => faults.fetch_errors.remove(&at),
+        };
         let is_cut_off = state.faults.cut_off.is_some_and(|(broker, _)| broker == self.id);
         let nearby = state.nearby.get(&at).copied().filter(|_| has_rack);
         let partition = Some(v1::TopicPartition {

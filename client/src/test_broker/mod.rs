@@ -95,6 +95,8 @@ pub(crate) struct Faults {
     pub(crate) stale_before_update: bool,
     /// Answered once for a partition instead of its data.
     pub(crate) fetch_errors: HashMap<PartitionAt, v1::Error>,
+    /// So often before the last time; each of them is counted down here.
+    pub(crate) fetch_errors_again: u32,
 }
 
 /// What happens to an append.
@@ -307,6 +309,7 @@ impl Default for Faults {
             mute_fetch: false,
             stale_before_update: false,
             fetch_errors: HashMap::new(),
+            fetch_errors_again: 0,
         }
     }
 }
