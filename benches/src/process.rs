@@ -14,6 +14,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     clock::Moment,
@@ -215,6 +216,21 @@ pub fn this_program<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> 
 /// The system refuses.
 pub fn end_with_parent() -> io::Result<()> {
     Ok(set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
+/// Called in a child of ours, on a runtime, before it says that it is ready: resolves when its parent
+/// tells it to end. Ctrl-C goes to the whole group, and is for the parent to act on.
+///
+/// # Errors
+/// The system has no signals to give.
+pub fn told_to_end() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).map_err(BenchError::io("signals"));
+    let mut terminated = listen(SignalKind::terminate())?;
+    let interrupted = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        let _ignored = interrupted;
+        terminated.recv().await;
+    })
 }
 
 fn pid_of(child: &Child) -> Pid {

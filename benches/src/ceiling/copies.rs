@@ -1,6 +1,6 @@
 //! What copies cost without a broker: a process that takes bytes from bare TCP, writes them to a new file
 //! and sends them on to others that write them too. Nothing is checked, indexed or acknowledged, and no
-//! message has a head: what is left is what the kernel takes for the way of the bytes.
+//! message has a head: what is left is what plain `read`, `pwrite` and `write` take.
 
 use std::{
     fs::{self, File},
@@ -13,10 +13,7 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::Runtime;
 
 use super::tcp;
 use crate::{
@@ -139,12 +136,10 @@ pub fn keep(args: &CopyArgs) -> Result<()> {
     let address = listener.local_addr().map_err(BenchError::io("listening on 127.0.0.1"))?;
     let runtime = Runtime::new().map_err(BenchError::io("starting threads"))?;
     runtime.block_on(async {
-        let mut term = signal(SignalKind::terminate()).map_err(BenchError::io("signals"))?;
-        // Ctrl-C goes to the whole group; the parent tells us when it is time.
-        let _int = signal(SignalKind::interrupt()).map_err(BenchError::io("signals"))?;
+        let told = process::told_to_end()?;
         serve(listener, args.clone())?;
         let _ = writeln!(io::stdout(), "ready {address}");
-        term.recv().await;
+        told.await;
         Ok(())
     })
 }

@@ -7,11 +7,7 @@ use std::{
 };
 
 use clap::Args;
-use tokio::{
-    net::TcpListener,
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::{net::TcpListener, runtime::Runtime};
 
 use super::tcp;
 use crate::{
@@ -114,14 +110,11 @@ pub fn serve(args: &ServerArgs) -> Result<()> {
         let listen = || BenchError::io("listening on 127.0.0.1");
         let grpc = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(listen())?;
         let tcp = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(listen())?;
-        let mut term = signal(SignalKind::terminate()).map_err(BenchError::io("signals"))?;
-        // Ctrl-C goes to the whole group; the parent tells us when it is time.
-        let _int = signal(SignalKind::interrupt()).map_err(BenchError::io("signals"))?;
+        let told = process::told_to_end()?;
         let grpc_address = grpc.local_addr().map_err(listen())?;
         let tcp_address = tcp.local_addr().map_err(listen())?;
         tcp::serve(tcp, batches.clone())?;
         let _ = writeln!(io::stdout(), "ready grpc={grpc_address} tcp={tcp_address}");
-        let told = async { _ = term.recv().await };
         tokio::select! {
             served = null::serve(grpc, batches.all(), std::future::pending()) => served,
             () = told => Ok(()),
