@@ -58,8 +58,9 @@ impl Stage {
 
     /// Ready while it serves: the directory is sound, the metadata is followed, nobody asked it to
     /// stop; after a start only once its replicas are in sync again, so that whoever restarts brokers one
-    /// after the other waits for it before the next. A full disk is no reason: reads go on; nor is a wall clock that went wrong, which is for
-    /// people (`riverrun cluster health`): where the leader of the quorum is wrong, all would be unready.
+    /// after the other waits for it before the next. A full disk is no reason: reads go on; nor is a wall
+    /// clock that went wrong, which is for people (`riverrun cluster health`): where the leader of the
+    /// quorum is wrong, all would be unready.
     pub(super) fn readiness(&self) -> Readiness {
         let not_ready = |why: &str| Readiness::NotReady(why.to_owned());
         if self.shutdown.is_draining() {
